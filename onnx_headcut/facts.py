@@ -1,0 +1,195 @@
+"""What is known of tensors before anything runs: shape, element type and, where small, the value.
+
+Two worlds are compared by a cut: the original and the graph as it will be. Both are computed by
+the same functions here, node by node: onnx's own shape inference for shapes, onnx's own reference
+implementation for values. Nothing here knows about classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.defs import SchemaError, get_schema
+from onnx.shape_inference import InferenceError, infer_node_outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Shape = tuple[int | None, ...]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+VALUE_LIMIT = 1 << 20
+"""Elements up to which values are computed: label tables and anchors, never weights."""
+
+NEVER_EVALUATED = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
+     "Bernoulli", "If", "Loop", "Scan"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One tensor: ``shape`` (None: unknown rank; None inside: unknown extent), type, value."""
+
+    shape: Shape | None
+    elem_type: int
+    value: Array | None = None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The shape where every extent is known, else None."""
+        if self.shape is None or any(d is None for d in self.shape):
+            return None
+        return tuple(d for d in self.shape if d is not None)
+
+
+UNKNOWN = Fact(None, 0)
+
+
+def of_array(value: Array) -> Fact:
+    """The fact of a known value."""
+    return Fact(tuple(value.shape), helper.np_dtype_to_tensor_dtype(value.dtype), value)
+
+
+def of_tensor(tensor: onnx.TensorProto) -> Fact:
+    """The fact of an initializer; its value only where it is small and stored in the model."""
+    shape = tuple(tensor.dims)
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    small = 0 <= int(np.prod(shape, dtype=np.float64)) <= VALUE_LIMIT // 16
+    value = numpy_helper.to_array(tensor) if small and not external else None
+    return Fact(shape, tensor.data_type, value)
+
+
+def of_type(proto: onnx.TypeProto) -> Fact:
+    """The fact that a declared type states."""
+    if not proto.HasField("tensor_type"):
+        return UNKNOWN
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape"):
+        return Fact(None, tensor.elem_type)
+    dims = (d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return Fact(tuple(dims), tensor.elem_type)
+
+
+def to_type(fact: Fact) -> onnx.TypeProto:
+    """The inverse of `of_type`."""
+    return helper.make_tensor_type_proto(fact.elem_type, fact.shape)
+
+
+class Interpreter:
+    """Computes the facts of a node's outputs from those of its inputs, for given opset imports."""
+
+    def __init__(self, opset_imports: Sequence[onnx.OperatorSetIdProto], ir_version: int) -> None:
+        self.opset_imports = list(opset_imports)
+        self.opsets = {o.domain: o.version for o in opset_imports}
+        self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
+        self.ir_version = max(ir_version, 3)
+        self._implementations: dict[tuple[str, str], Any] = {}
+
+    def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
+        """Execute one node on arrays with onnx's reference implementation.
+
+        Raises whatever the implementation raises: callers know what a failure means to them.
+        """
+        key = (node.domain, node.op_type)
+        if key not in self._implementations:
+            # 0.15 s to import, and only needed where something is computed
+            from onnx.reference.ops import load_op  # noqa: PLC0415
+
+            schema = get_schema(node.op_type, self.opsets[node.domain], node.domain)
+            self._implementations[key] = load_op(node.domain, node.op_type, schema.since_version)
+        params = {"log": _silent, "opsets": self.opsets, "verbose": 0, "new_ops": None,
+                  "evaluator_cls": None}  # fmt: skip
+        with np.errstate(all="ignore"):
+            outputs = self._implementations[key](node, params).run(*inputs)
+        return [np.asarray(o) for o in outputs]
+
+    def infer(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        """Facts of ``node``'s outputs; raises InferenceError where the shapes do not fit.
+
+        ``inputs`` are aligned with ``node.input``; an omitted optional input is UNKNOWN.
+        """
+        shapes = self._infer_shapes(node, inputs)
+        if self._evaluable(node, inputs, shapes):
+            try:
+                values = self.run(node, [f.value if n else None
+                                         for n, f in zip(node.input, inputs, strict=True)])  # fmt: skip
+            except Exception:  # noqa: BLE001  an op the reference cannot run: the shape must do
+                return shapes
+            return [
+                Fact(tuple(v.shape), s.elem_type or helper.np_dtype_to_tensor_dtype(v.dtype), v)
+                for v, s in zip(values, shapes, strict=False)
+            ]
+        return shapes
+
+    def _infer_shapes(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        unknown = [UNKNOWN] * len(node.output)
+        version = self.opsets.get(node.domain)
+        if version is None or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
+            return unknown
+        known = {n: f for n, f in zip(node.input, inputs, strict=True) if n}
+        if node.op_type == "Shape" and node.input:
+            return [self._shape_of(node, inputs[0])]
+        if any(f.elem_type == 0 for f in known.values()):
+            return unknown
+        try:
+            schema = get_schema(node.op_type, version, node.domain)
+        except SchemaError:
+            return unknown
+        types = infer_node_outputs(
+            schema,
+            node,
+            {n: to_type(f) for n, f in known.items()},
+            {n: numpy_helper.from_array(f.value, n) for n, f in known.items()
+             if f.value is not None and f.value.size <= 4096 and f.value.dtype.kind in "iub"},
+            opset_imports=self.opset_imports,
+            ir_version=self.ir_version,
+        )  # fmt: skip
+        return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
+
+    @staticmethod
+    def _shape_of(node: onnx.NodeProto, data: Fact) -> Fact:
+        if data.shape is None:
+            return Fact((None,), onnx.TensorProto.INT64)
+        attrs = {a.name: a.i for a in node.attribute}
+        dims = data.shape[slice(attrs.get("start"), attrs.get("end"))]
+        if any(d is None for d in dims):
+            return Fact((len(dims),), onnx.TensorProto.INT64)
+        return of_array(np.array(dims, np.int64))
+
+    def _evaluable(
+        self, node: onnx.NodeProto, inputs: Sequence[Fact], outputs: Sequence[Fact]
+    ) -> bool:
+        if node.op_type in NEVER_EVALUATED or node.domain not in {"", "ai.onnx"}:
+            return False
+        if any(n and f.value is None for n, f in zip(node.input, inputs, strict=True)):
+            return False
+        # the declared output must be small: a ConstantOfShape may claim billions of elements
+        sizes = [np.prod(f.static, dtype=np.float64) if f.static is not None else None
+                 for f in outputs]  # fmt: skip
+        return all(s is not None and s <= VALUE_LIMIT for s in sizes) or all(
+            f.value is not None and f.value.size <= 64 for f in inputs
+        ) and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
+
+
+def infer_or_unknown(
+    interpreter: Interpreter, node: onnx.NodeProto, inputs: Sequence[Fact]
+) -> list[Fact]:
+    """Facts of ``node``'s outputs, or UNKNOWN ones where inference fails."""
+    try:
+        return interpreter.infer(node, inputs)
+    except (InferenceError, ValueError, TypeError, KeyError):
+        return [UNKNOWN] * len(node.output)
+
+
+def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    """A node's attributes by name; strings as bytes, tensors and graphs as protobufs."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _silent(*_: object) -> None:
+    return None
