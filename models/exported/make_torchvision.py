@@ -1,0 +1,135 @@
+"""torchvision's detectors: dense heads and whole pipelines, by both of PyTorch's exporters.
+
+make_torchvision.py [NAME PART ...]   makes all pairs, or those with a part in their name
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torching
+import torch
+from making import KEEP_91, add
+from skeleton import Pair
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import detection
+
+CLASSES = 91
+NATIVE = 1 + len(KEEP_91)
+COLUMNS = [0, *KEEP_91]
+NO_WEIGHTS: dict[str, Any] = {"weights": None, "weights_backbone": None}
+
+
+class DenseHeads(nn.Module):
+    """Box regression and class scores of every anchor, before any decoding."""
+
+    def __init__(self, detector: nn.Module, *, softmax: bool) -> None:
+        super().__init__()
+        self.detector, self.softmax = detector, softmax
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images to boxes ``[N, anchors, 4]`` and scores ``[N, anchors, classes]``."""
+        heads = self.detector.head(list(self.detector.backbone(images).values()))
+        scores = heads["cls_logits"]
+        return heads["bbox_regression"], functional.softmax(scores, -1) if self.softmax else scores
+
+
+@dataclass
+class Raw:
+    """A pair of dense heads."""
+
+    name: str
+    builder: str
+    opset: int
+    dynamo: bool = False
+    softmax: bool = False
+    batch: bool = False
+    size: bool = False
+    biases: bool = True
+    note: str = ""
+
+
+RAW = [
+    Raw("tv_ssd300_logits_ts11", "ssd300_vgg16", 11),
+    Raw("tv_ssd300_softmax_batch_ts13", "ssd300_vgg16", 13, softmax=True, batch=True),
+    Raw("tv_ssd300_softmax_any_ts17", "ssd300_vgg16", 17, softmax=True, batch=True, size=True),
+    Raw("tv_ssd300_logits_equalbias_ts17", "ssd300_vgg16", 17, biases=False,
+        note="biases of zero, which the exporter shares between heads through Identity nodes"),
+    Raw("tv_ssd300_logits_dynamo18", "ssd300_vgg16", 18, dynamo=True),
+    Raw("tv_ssd300_softmax_batch_dynamo20", "ssd300_vgg16", 20, True, softmax=True, batch=True),
+    Raw("tv_ssd300_softmax_any_dynamo18", "ssd300_vgg16", 18, True, softmax=True, batch=True, size=True),
+    Raw("tv_ssdlite320_logits_ts17", "ssdlite320_mobilenet_v3_large", 17),
+    Raw("tv_ssdlite320_softmax_ts11", "ssdlite320_mobilenet_v3_large", 11, softmax=True),
+    Raw("tv_ssdlite320_softmax_any_ts13", "ssdlite320_mobilenet_v3_large", 13, softmax=True, batch=True, size=True),
+    Raw("tv_ssdlite320_softmax_dynamo18", "ssdlite320_mobilenet_v3_large", 18, True, softmax=True),
+    Raw("tv_ssdlite320_logits_any_dynamo21", "ssdlite320_mobilenet_v3_large", 21, True, batch=True, size=True),
+]
+
+
+def make_raw(spec: Raw) -> None:
+    """Export dense heads twice."""
+    torch.manual_seed(0)
+    build = getattr(detection, spec.builder)
+    many, native = (build(**NO_WEIGHTS, num_classes=n).eval() for n in (CLASSES, NATIVE))
+    side = 300 if "300" in spec.builder else 320
+    images = torch.rand(2 if spec.batch else 1, 3, side, side)
+    wrapped = DenseHeads(many, softmax=spec.softmax)
+    torching.liven(many, lambda: wrapped(images), r"head\.classification_head")
+    if not spec.biases:
+        for name, parameter in many.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.zero_()
+    torching.share(many, native, COLUMNS, CLASSES)
+    outputs = ["boxes", "scores"]
+    graphs = []
+    for model in (many, native):
+        heads = DenseHeads(model, softmax=spec.softmax).eval()
+        if spec.dynamo:
+            axes: dict[int, object] = {}
+            if spec.batch:
+                axes[0] = torch.export.Dim.DYNAMIC
+            if spec.size:
+                axes[2] = axes[3] = torch.export.Dim.DYNAMIC
+            graphs.append(torching.dynamo(heads, (images,), spec.opset, outputs, (axes,) if axes else None))
+        else:
+            names = {0: "batch"} if spec.batch else {}
+            if spec.size:
+                names |= {2: "height", 3: "width"}
+            dynamic = {"images": names} | ({o: {0: "batch", 1: "anchors"} if spec.size else {0: "batch"} for o in outputs})
+            graphs.append(torching.torchscript(heads, (images,), spec.opset, outputs, dynamic if names else None))
+    add(
+        Pair(
+            name=spec.name,
+            architecture="SSD300 with VGG16" if side == 300 else "SSDLite320 with MobileNetV3",
+            exporter=f"{torching.VERSIONS}, {'dynamo' if spec.dynamo else 'TorchScript'} exporter",
+            opset=spec.opset,
+            kind="raw",
+            classes=CLASSES,
+            native_classes=NATIVE,
+            background=0,
+            activation="softmax" if spec.softmax else "none",
+            keep=KEEP_91,
+            inputs=[{"name": "images", "shape": list(images.shape), "dtype": "float32"}],
+            args=[] if spec.softmax else ["--background", "first"],
+            note=spec.note,
+        ),
+        *graphs,
+        dense=[1],
+    )
+
+
+def main() -> None:
+    """Make what the command line names."""
+    wanted = sys.argv[1:] or [""]
+    for spec in RAW:
+        if any(part in spec.name for part in wanted):
+            print(spec.name)
+            make_raw(spec)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What the scripts that export from PyTorch share.
+
+Import it before torchvision: there is no build of torchvision for the CPU alone in every registry,
+and nothing here needs its compiled operators beyond two that are traced, so plain ones stand in.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+warnings.filterwarnings("ignore")
+
+LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+for schema in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
+):
+    LIBRARY.define(schema)
+
+import torchvision  # noqa: E402
+from torchvision.ops import boxes as box_ops  # noqa: E402
+from torchvision.ops._register_onnx_ops import _register_custom_op  # noqa: E402
+
+roi_ops = sys.modules["torchvision.ops.roi_align"]  # its parent holds a function of the same name
+VERSIONS = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__}"
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    order = scores.argsort(descending=True, stable=True)
+    overlap = box_ops.box_iou(boxes[order], boxes[order]) > iou_threshold
+    alive = torch.ones(len(order), dtype=torch.bool)
+    for at in range(len(order)):
+        if alive[at]:
+            alive[at + 1 :] &= ~overlap[at, at + 1 :]
+    return order[alive]
+
+
+LIBRARY.impl("nms", _nms, "CPU")
+LIBRARY.impl("roi_align", roi_ops._roi_align, "CPU")  # noqa: SLF001
+for module in (box_ops, roi_ops):
+    vars(module)["_assert_has_ops"] = lambda: None
+_register_custom_op()
+
+
+def liven(model: nn.Module, run: Callable[[], object], scores: str, spread: float = 2.0) -> None:
+    """Random weights that do not die out: every layer's outputs get a spread of one.
+
+    The layers that ``scores`` matches are the classifiers: theirs spread by ``spread``, and every
+    class has a bias of its own, so that a bias taken from the wrong class shows.
+    """
+
+    def scale(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def hook(layer: Any, _: object, out: Tensor) -> Tensor:  # noqa: ANN401
+            if id(layer) in seen:
+                return out
+            seen.add(id(layer))
+            is_score = re.search(scores, name)
+            factor = (spread if is_score else 1.0) / out.std().clamp_min(1e-6)
+            layer.weight.data *= factor
+            out = out * factor
+            if is_score and layer.bias is not None:
+                layer.bias.data = torch.randn_like(layer.bias) * 0.5
+            return out
+
+        return hook
+
+    seen: set[int] = set()
+    layers = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
+    handles = [
+        layer.register_forward_hook(scale(name))
+        for name, layer in model.named_modules()
+        if isinstance(layer, layers)
+    ]
+    with torch.no_grad():
+        run()
+    for handle in handles:
+        handle.remove()
+
+
+def share(
+    many: nn.Module,
+    native: nn.Module,
+    columns: Sequence[int],
+    classes: int,
+    inner: Mapping[str, int] | None = None,
+) -> None:
+    """Copy all weights; where sizes differ, take ``columns`` of every anchor.
+
+    The channels form a grid: (anchor, class), or (class, ``inner``) for tensors whose name matches
+    one of ``inner``, such as four box coordinates for each class.
+    """
+    source = many.state_dict()
+    taken = {}
+    for name, tensor in native.state_dict().items():
+        weights = source[name]
+        if weights.shape != tensor.shape:
+            size = next((n for key, n in (inner or {}).items() if re.search(key, name)), 1)
+            axis = next(i for i, n in enumerate(weights.shape) if n != tensor.shape[i])
+            grid = torch.arange(weights.shape[axis]).reshape(-1, classes, size)
+            weights = weights.index_select(axis, grid[:, list(columns)].reshape(-1))
+        taken[name] = weights
+    native.load_state_dict(taken)
+
+
+def torchscript(
+    model: nn.Module,
+    args: tuple[object, ...],
+    opset: int,
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    inputs: Sequence[str] = ("images",),
+) -> ModelProto:
+    """Export by tracing."""
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        model.eval(),
+        args,
+        buffer,
+        dynamo=False,
+        opset_version=opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes=dynamic,
+    )
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def dynamo(
+    model: nn.Module,
+    args: tuple[Tensor, ...],
+    opset: int,
+    outputs: Sequence[str],
+    dynamic: tuple[object, ...] | None = None,
+    inputs: Sequence[str] = ("images",),
+) -> ModelProto:
+    """Export by torch.export and onnxscript."""
+    program = torch.onnx.export(
+        model.eval(),
+        args,
+        dynamo=True,
+        opset_version=opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes=dynamic,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
