@@ -456,7 +456,7 @@ def _synthetic_feed(
         picture = Picture(sizes.get("batch", 1), height, width, height, width)
         values = _paint(pattern, rng, (picture.batch, height, width, sizes["channel"]))
         values = image.low + (image.high - image.low) * values
-        feed[image.spec.name] = image.from_nhwc(_as_dtype(values, image.spec.dtype))
+        feed[image.spec.name] = image.from_nhwc(as_dtype(values, image.spec.dtype))
     for spec in specs:
         if spec.name in feed:
             continue
@@ -473,7 +473,8 @@ def _synthetic_feed(
     return NamedFeed(f"synthetic {index} ({label}, {shown})", feed, may_fail=bool(moved))
 
 
-def _as_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
+def as_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Convert to a dtype; integers are rounded and clipped, never wrapped."""
     if np.issubdtype(dtype, np.integer):
         info = np.iinfo(dtype)
         return np.clip(np.rint(values), info.min, info.max).astype(dtype)
@@ -563,11 +564,12 @@ class _Arrays:
 
 def _load_arrays(path: Path, specs: Sequence[InputSpec]) -> _Arrays:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            found = {"arr_0": loaded}
-        else:
-            with loaded:
+        # numpy leaves a file of its own open where the zip inside is broken
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                found = {"arr_0": loaded}
+            else:
                 found = {key: loaded[key] for key in loaded.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or "not an .npz file of plain arrays"

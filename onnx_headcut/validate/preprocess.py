@@ -22,6 +22,7 @@ from onnx_headcut.validate.inputs import (
     ImageInput,
     NamedFeed,
     Picture,
+    as_dtype,
     auxiliary,
     image_input,
     input_specs,
@@ -50,8 +51,9 @@ class Preprocess:
 
     ``mean`` and ``std`` have one value for all channels or one per channel. ``size`` is
     (width, height) in pixels; without it the model's own static size, or for a model of dynamic
-    size the picture's, limited and rounded. ``dtype`` "" is the input's. ``raw_if_integer``: an
-    input of an integer type gets plain pixels, for a graph that holds the arithmetic itself.
+    size the picture's, limited and rounded. ``dtype``, where given, must be the input's.
+    ``raw_if_integer``: an input of an integer type gets plain pixels, for a graph that holds the
+    arithmetic itself.
     """
 
     name: str = "custom"
@@ -160,7 +162,7 @@ def from_images(
     for path in paths:
         pixels, picture = _pixels(path, image, chosen)
         pixels = np.repeat(_arithmetic(pixels, chosen)[None], picture.batch, axis=0)
-        feed = {image.spec.name: image.from_nhwc(_typed(pixels, image, chosen))}
+        feed = {image.spec.name: image.from_nhwc(as_dtype(pixels, image.spec.dtype))}
         feed |= {spec.name: auxiliary(spec, picture) for spec in others}
         feeds.append(NamedFeed(path.name, feed))
     return feeds
@@ -397,11 +399,3 @@ def _arithmetic(pixels: Array, chosen: Preprocess) -> Array:
     """Compute ``(x * scale - mean) / std`` in float64, channels last."""
     result: Array = (pixels.astype(np.float64) * chosen.scale - chosen.mean) / chosen.std
     return result
-
-
-def _typed(values: Array, image: ImageInput, chosen: Preprocess) -> Array:
-    dtype = np.dtype(chosen.dtype) if chosen.dtype else image.spec.dtype
-    if np.issubdtype(dtype, np.integer):
-        info = np.iinfo(dtype)
-        values = np.clip(np.rint(values), info.min, info.max)
-    return values.astype(dtype)

@@ -1,0 +1,211 @@
+"""The original as a whole: facts of every value, scope by scope.
+
+A `Scope` is one graph (the main one, or the body of an If, Loop or Scan) with what is known of
+its values in both worlds. Names not found in a body are looked up in the graph around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onnx_headcut.errors import UsageError
+from onnx_headcut.facts import (
+    UNKNOWN,
+    Fact,
+    Interpreter,
+    infer_or_unknown,
+    of_tensor,
+    of_type,
+)
+from onnx_headcut.model import Index, Source, captures
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx
+
+    from onnx_headcut.labels import Mark
+
+EXAMPLE_BATCH = 2
+"""A dynamic batch is traced as two pictures, so that batch and class axes are never confused."""
+
+EXAMPLE_SIZES = (320, 416, 640, 512, 300, 224)
+
+
+@dataclass
+class Scope:
+    """One graph and what is known of its values; ``place`` leads to it from the main graph."""
+
+    graph: onnx.GraphProto
+    parent: Scope | None = None
+    place: tuple[int, ...] = ()
+    index: Index = field(init=False)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    after: dict[str, Fact] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.index = Index(self.graph)
+
+    def old(self, name: str) -> Fact:
+        """What is known of ``name`` in the original."""
+        if name in self.facts:
+            return self.facts[name]
+        return self.parent.old(name) if self.parent else UNKNOWN
+
+    def new(self, name: str) -> Fact:
+        """What is known of ``name`` in the cut graph; the same object where nothing changes."""
+        if name in self.after:
+            return self.after[name]
+        if name in self.facts or self.parent is None:
+            return self.old(name)
+        return self.parent.new(name)
+
+    def mark(self, name: str) -> Mark | None:
+        """The mark of ``name``."""
+        if name in self.marks or name in self.facts or self.parent is None:
+            return self.marks.get(name)
+        return self.parent.mark(name)
+
+    def node_of(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes ``name`` in this scope or around it."""
+        node = self.index.node_of(name)
+        if node is None and self.parent is not None and name not in self.facts:
+            return self.parent.node_of(name)
+        return node
+
+    def captures_marks(self, node: onnx.NodeProto) -> bool:
+        """Whether a subgraph of ``node`` reads a marked value by outer scope."""
+        return any(self.mark(n) is not None for n in captures(node))
+
+    def set_marks(self, node: onnx.NodeProto, marks: Sequence[Mark | None]) -> None:
+        """Marks of a node's outputs."""
+        for name, mark in zip(node.output, marks, strict=False):
+            if name and mark is not None:
+                self.marks[name] = mark
+
+    def set_new(self, node: onnx.NodeProto, facts: Sequence[Fact]) -> None:
+        """Facts of a node's outputs in the cut graph; equal ones are not kept twice."""
+        for name, fact in zip(node.output, facts, strict=False):
+            if name and not _equal(fact, self.facts.get(name, UNKNOWN)):
+                self.after[name] = fact
+            else:
+                self.after.pop(name, None)
+
+
+def _equal(a: Fact, b: Fact) -> bool:
+    if a is b:
+        return True
+    if a.shape != b.shape or a.elem_type != b.elem_type or (a.value is None) != (b.value is None):
+        return False
+    if a.value is None or b.value is None:
+        # two unknown shapes say nothing of each other, but neither would an edit be based on them
+        return True
+    return bool((a.value == b.value).all()) if a.value.shape == b.value.shape else False
+
+
+@dataclass
+class Analysis:
+    """The original with the facts of its values, ready to be located and traced."""
+
+    source: Source
+    interpreter: Interpreter
+    main: Scope
+    shapes: Mapping[str, tuple[int, ...]]
+    """Example shapes taken for inputs with dynamic extents."""
+
+
+def analyse(source: Source, shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+    """Facts of every value of the main graph, with dynamic input extents bound to examples."""
+    proto = source.proto
+    interpreter = Interpreter(proto.opset_import, proto.ir_version)
+    best: Analysis | None = None
+    fewest = 0
+    for candidate in _bindings(proto, shapes or {}):
+        scope = Scope(proto.graph)
+        unknown = _infer_all(scope, interpreter, candidate)
+        if best is None or unknown < fewest:
+            best, fewest = Analysis(source, interpreter, scope, candidate), unknown
+        if unknown == 0 or not candidate:
+            break
+    if best is None:  # pragma: no cover  _bindings yields at least once
+        raise UsageError("the model's inputs have no usable shape")
+    return best
+
+
+def _bindings(
+    proto: onnx.ModelProto, given: Mapping[str, Sequence[int]]
+) -> list[dict[str, tuple[int, ...]]]:
+    """Example shapes to try for inputs with dynamic extents: sizes by layout, two pictures."""
+    stored = {t.name for t in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in stored]
+    names = {i.name for i in inputs}
+    for name in given:
+        if name not in names:
+            raise UsageError(f"--input-shape: the model has no input {name!r}",
+                             advice=f"its inputs are {', '.join(sorted(names))}")  # fmt: skip
+    dynamic = {}
+    for value in inputs:
+        shape = of_type(value.type).shape
+        if value.name in given:
+            dynamic[value.name] = tuple(given[value.name])
+        elif shape is not None and any(d is None for d in shape):
+            dynamic[value.name] = shape
+    if not dynamic:
+        return [{}]
+    results = []
+    for batch in (EXAMPLE_BATCH, 1):
+        for size in EXAMPLE_SIZES:
+            bound = {n: tuple(_bind(s, k, batch, size) if d is None else d for k, d in enumerate(s))
+                     for n, s in dynamic.items()}  # fmt: skip
+            if bound not in results:
+                results.append(bound)
+    return results
+
+
+def _bind(shape: tuple[int | None, ...], axis: int, batch: int, size: int) -> int:
+    if axis == 0 and len(shape) != 3:
+        return batch
+    if len(shape) >= 3 and axis in {1, len(shape) - 1} and None not in (
+        shape[-1] if axis == 1 else 0, shape[1] if axis != 1 else 0
+    ):
+        return size
+    channels_known = any(d in {1, 3, 4} for d in shape[-3:] if d is not None)
+    if len(shape) >= 3 and axis == len(shape) - 3 and not channels_known:
+        return 3
+    return size
+
+
+def _infer_all(
+    scope: Scope, interpreter: Interpreter, bound: Mapping[str, tuple[int, ...]]
+) -> int:
+    """Fill ``scope.facts``; returns how many values with a known rank lack a known extent."""
+    graph = scope.graph
+    declared = {v.name: of_type(v.type) for v in [*graph.value_info, *graph.output]}
+    for value in graph.input:
+        fact = of_type(value.type)
+        scope.facts[value.name] = Fact(bound.get(value.name, fact.shape), fact.elem_type)
+    for tensor in graph.initializer:
+        scope.facts[tensor.name] = of_tensor(tensor)
+    unknown = 0
+    for node in graph.node:
+        facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
+        for name, fact in zip(node.output, facts, strict=False):
+            if name:
+                scope.facts[name] = _merge(fact, declared.get(name))
+                unknown += scope.facts[name].static is None
+    return unknown
+
+
+def _merge(fact: Fact, declared: Fact | None) -> Fact:
+    """What inference left open and the model's value_info states."""
+    if declared is None:
+        return fact
+    if fact.shape is None:
+        return Fact(declared.shape, fact.elem_type or declared.elem_type)
+    if declared.shape is None or len(declared.shape) != len(fact.shape):
+        return fact
+    shape = tuple(a if a is not None else b
+                  for a, b in zip(fact.shape, declared.shape, strict=True))  # fmt: skip
+    return Fact(shape, fact.elem_type or declared.elem_type, fact.value)

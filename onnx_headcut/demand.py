@@ -1,0 +1,175 @@
+"""Edits of operands that carry no labels but know the class count: slicing and patching backward.
+
+A labelled tensor meets operands that are stored (biases, anchors' scales, label tables) or computed
+from what is stored (a Cast weight, a shape put together by Concat). `select` shortens such an
+operand, `patch` changes single elements of a computed integer vector, so that what depends on the
+picture (batch, image size) stays computed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.facts import Fact, attributes
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_headcut.analysis import Scope
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import Trace
+
+PASSING = frozenset({"Identity", "Cast", "CastLike"})
+RESHAPING = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Flatten"})
+
+
+def select(
+    trace: Trace, scope: Scope, i: int, slot: int, axis: int, take: Ints
+) -> list[ed.Edit]:
+    """Edits that make input ``slot`` of node ``i`` its positions ``take`` of ``axis``."""
+    node = scope.graph.node[i]
+    name = node.input[slot]
+    place = (*scope.place, i)
+    if is_stored(scope, name):
+        return [ed.Select(place, slot, axis, take)]
+    fact = scope.old(name)
+    if fact.value is not None and is_fixed(scope, name):
+        return [ed.Replace(place, slot, np.asarray(fact.value.take(take, axis)))]
+    maker = scope.index.producer.get(name)
+    if maker is not None and is_fixed(scope, name):
+        inner = _select_through(trace, scope, maker, axis, take)
+        if inner is not None:
+            return inner
+    return [ed.GatherInput(place, slot, axis, take)]
+
+
+def _select_through(
+    trace: Trace, scope: Scope, maker: int, axis: int, take: Ints
+) -> list[ed.Edit] | None:
+    """Push a selection of a stored weight through Cast, Transpose or DequantizeLinear."""
+    node = scope.graph.node[maker]
+    attrs = attributes(node)
+    if node.op_type in PASSING:
+        edits = select(trace, scope, maker, 0, axis, take)
+    elif node.op_type == "Transpose":
+        rank = len(scope.old(node.input[0]).shape or ())
+        perm = attrs.get("perm", list(range(rank))[::-1])
+        edits = select(trace, scope, maker, 0, perm[axis], take)
+    elif node.op_type == "DequantizeLinear":
+        edits = select(trace, scope, maker, 0, axis, take)
+        rank = len(scope.old(node.input[0]).shape or ())
+        scales = scope.old(node.input[1]).shape or ()
+        if attrs.get("block_size", 0):
+            if attrs.get("axis", 1) % rank == axis:
+                return None
+            pairs = [(k, axis) for k in range(1, len(node.input)) if node.input[k]]
+        elif len(scales) == 1 and scales[0] != 1 and attrs.get("axis", 1) % rank == axis:
+            pairs = [(k, 0) for k in range(1, len(node.input)) if node.input[k]]
+        else:
+            pairs = []
+        for k, where in pairs:
+            edits += select(trace, scope, maker, k, where, take)
+    else:
+        return None
+    _collect(trace, scope, maker, edits)
+    return edits
+
+
+def patch(
+    trace: Trace, scope: Scope, i: int, slot: int, wanted: Array
+) -> list[ed.Edit]:
+    """Edits that make integer input ``slot`` of node ``i`` come out as ``wanted``."""
+    node = scope.graph.node[i]
+    name = node.input[slot] if slot < len(node.input) else ""
+    place = (*scope.place, i)
+    now = scope.new(name).value if name else None
+    if now is not None and np.array_equal(now, wanted):
+        return []
+    if not name or is_fixed(scope, name):
+        dtype = wanted.dtype if now is None else now.dtype
+        return [ed.Replace(place, slot, np.asarray(wanted, dtype))]
+    maker = scope.index.producer.get(name)
+    if maker is None or now is None:
+        raise _computed(node, name)
+    edits = _patch_through(trace, scope, maker, wanted, node)
+    _collect(trace, scope, maker, edits)
+    return edits
+
+
+def _patch_through(
+    trace: Trace, scope: Scope, maker: int, wanted: Array, user: onnx.NodeProto
+) -> list[ed.Edit]:
+    node = scope.graph.node[maker]
+    if node.op_type == "Concat":
+        edits, at = [], 0
+        for k, name in enumerate(node.input):
+            part = scope.new(name).value
+            if part is None:
+                raise _computed(user, name)
+            want = wanted[at : at + part.size]
+            at += part.size
+            if not np.array_equal(part, want):
+                edits += patch(trace, scope, maker, k, want)
+        return edits
+    source = scope.new(node.input[0]).value
+    if node.op_type in PASSING | RESHAPING and source is not None and source.size == wanted.size:
+        return patch(trace, scope, maker, 0, wanted.reshape(source.shape).astype(source.dtype))
+    raise _computed(user, node.output[0])
+
+
+def _collect(trace: Trace, scope: Scope, maker: int, edits: list[ed.Edit]) -> None:
+    """Take the edits of ``maker`` into account for those who read it from now on."""
+    from onnx_headcut.trace import View  # noqa: PLC0415  imports this module
+
+    view = View(trace, scope, maker)
+    for edit in edits:
+        trace.add(edit, view)
+    scope.set_new(view.node, trace.infer_new(view))
+
+
+def is_stored(scope: Scope, name: str) -> bool:
+    """Whether ``name`` is an initializer or a Constant, perhaps behind Identity."""
+    if name in scope.index.initializers:
+        return True
+    node = scope.node_of(name)
+    if node is None:
+        return scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
+    if node.op_type == "Identity":
+        return is_stored(scope, node.input[0])
+    return node.op_type == "Constant" and any(a.name == "value" for a in node.attribute)
+
+
+def is_fixed(scope: Scope, name: str) -> bool:
+    """Whether ``name`` depends on nothing but stored tensors and attributes."""
+    todo, seen = [name], set()
+    while todo:
+        value = todo.pop()
+        if not value or value in seen:
+            continue
+        seen.add(value)
+        if is_stored(scope, value):
+            continue
+        node = scope.node_of(value)
+        if node is None or any(a.g.node for a in node.attribute):
+            return False
+        todo += node.input
+    return True
+
+
+def _computed(node: onnx.NodeProto, name: str) -> GraphRefused:
+    return GraphRefused(
+        f"its input {name!r} contains the class count, computed in a way that cannot be patched",
+        node=node.name or node.output[0],
+        op=node.op_type,
+        advice="fix the picture size when exporting, or simplify the graph first (onnxslim)",
+    )
+
+
+def known(fact: Fact) -> bool:
+    """Whether the value of a fact is known."""
+    return fact.value is not None

@@ -1,0 +1,243 @@
+"""Where the elements of a tensor come from: which node with weights, which channel, by which ops.
+
+From every *candidate head* (a node with weights behind which no other node with weights comes)
+the numbers of its output's elements are sent through the ops that move or transform elements one
+by one. At any tensor behind, the axis along which only the channel changes, never the place in the
+picture, is where classes can lie; and columns that came the same way form a group. Channel counts
+and names of nodes play no part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut.facts import attributes
+from onnx_headcut.rules import elementwise
+from onnx_headcut.rules.heads import channel_axis
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_headcut.analysis import Scope
+    from onnx_headcut.facts import Array, Interpreter
+
+WEIGHTED = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "FusedGemm",
+     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DeformConv"}
+)  # fmt: skip
+
+MIXING = frozenset(
+    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
+     "Einsum", "GridSample", "Attention", "MultiHeadAttention", "Resize", "Upsample",
+     "GlobalAveragePool", "LRN", "LpNormalization", "CumSum"}
+)  # fmt: skip
+"""Ops behind which features are meant, not scores."""
+
+MOVING = frozenset(
+    {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Expand",
+     "Tile", "Concat", "DepthToSpace", "SpaceToDepth"}
+)  # fmt: skip
+
+ACTIVATIONS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
+
+PASSING = frozenset(
+    [*elementwise.UNARY, *elementwise.BROADCASTING, "Softmax", "LogSoftmax",
+     "BatchNormalization", "QuantizeLinear", "DequantizeLinear"]
+)  # fmt: skip
+
+REDUCING = frozenset(
+    {"ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceProd", "MaxPool",
+     "AveragePool", "GlobalMaxPool"}
+)  # fmt: skip
+
+NOTHING = -1
+MIXED = -2
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A candidate head: node number, its output, and where its elements' numbers start."""
+
+    node: int
+    value: str
+    shape: tuple[int, ...]
+    axis: int
+    start: int
+
+
+@dataclass
+class Origin:
+    """For each element of a tensor: the number of the element it came from, and how.
+
+    ``numbers`` (int64): the head's element, NOTHING for constants, MIXED for several at once;
+    ``history`` (int32): which elementwise ops it passed, as a number that `Flow.histories` knows.
+    """
+
+    numbers: Array
+    history: Array
+
+
+@dataclass
+class Flow:
+    """Everything that element numbers reached, over one graph."""
+
+    scope: Scope
+    interpreter: Interpreter
+    leaves: list[Leaf] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    histories: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    _known: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------ running
+
+    def run(self) -> None:
+        """Find the candidate heads and send element numbers from them to wherever they get."""
+        self._find_leaves()
+        for node in self.scope.graph.node:
+            if node.op_type in MOVING | PASSING and any(n in self.origins for n in node.input):
+                self._step(node)
+
+    def _find_leaves(self) -> None:
+        hidden: dict[str, bool] = {}
+        start = 0
+        for i in reversed(range(len(self.scope.graph.node))):
+            node = self.scope.graph.node[i]
+            for name in node.output:
+                hidden[name] = self._is_hidden(name, hidden)
+        for i, node in enumerate(self.scope.graph.node):
+            if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
+                continue
+            shape = self.scope.old(node.output[0]).static
+            weight_first = node.op_type == "MatMul" and self._is_stored(node.input[0])
+            if shape is None or len(shape) < 2 or not (weight_first or self._is_stored(node.input[1])):
+                continue
+            axis = channel_axis(node.op_type, len(shape), weight_first=weight_first)
+            leaf = Leaf(i, node.output[0], shape, axis, start)
+            size = int(np.prod(shape))
+            numbers = np.arange(start, start + size, dtype=np.int64).reshape(shape)
+            self.origins[leaf.value] = Origin(numbers, np.zeros(shape, np.int32))
+            self.leaves.append(leaf)
+            start += size
+
+    def _is_stored(self, name: str) -> bool:
+        from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine
+
+        return is_fixed(self.scope, name)
+
+    def _is_hidden(self, name: str, hidden: dict[str, bool]) -> bool:
+        """Whether ``name`` reaches another node with weights by ops that keep features features."""
+        for i in self.scope.index.consumers.get(name, ()):
+            node = self.scope.graph.node[i]
+            at = [k for k, n in enumerate(node.input) if n == name]
+            if node.op_type in WEIGHTED | MIXING:
+                return True
+            if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
+                return True
+            data = node.op_type != "Gather" or 0 in at
+            if node.op_type in MOVING | PASSING | REDUCING and data and node.op_type != "Where":
+                if any(hidden.get(o, False) for o in node.output):
+                    return True
+        return False
+
+    def _step(self, node: onnx.NodeProto) -> None:
+        if any(self.scope.old(o).static is None for o in node.output if o):
+            return
+        if node.op_type in MOVING:
+            moved = self._move(node)
+        elif node.op_type in elementwise.BROADCASTING:
+            moved = [self._combine(node)]
+        else:
+            moved = [self._pass(node)]
+        for name, origin in zip(node.output, moved, strict=False):
+            if origin is not None:
+                self.origins[name] = origin
+
+    def _move(self, node: onnx.NodeProto) -> list[Origin | None]:
+        """Run a movement op on numbers and histories alike."""
+        variadic = node.op_type == "Concat"
+        if not variadic and node.input[0] not in self.origins:
+            return [None] * len(node.output)
+        results = []
+        for part in ("numbers", "history"):
+            inputs = []
+            for k, name in enumerate(node.input):
+                fact = self.scope.old(name)
+                if name in self.origins and (variadic or k == 0):
+                    inputs.append(getattr(self.origins[name], part))
+                elif variadic and fact.static is not None:
+                    fill = NOTHING if part == "numbers" else 0
+                    inputs.append(np.full(fact.static, fill))
+                else:
+                    inputs.append(fact.value)
+            if any(v is None and n for v, n in zip(inputs, node.input, strict=True)):
+                return [None] * len(node.output)
+            try:
+                results.append(self.interpreter.run(node, inputs))
+            except Exception:  # noqa: BLE001  what the reference cannot run leads nowhere
+                return [None] * len(node.output)
+        return [Origin(n, h) for n, h in zip(*results, strict=True)]
+
+    def _pass(self, node: onnx.NodeProto) -> Origin | None:
+        origin = self.origins.get(node.input[0])
+        if origin is None:
+            return None
+        step = node.op_type
+        if step in {"Softmax", "LogSoftmax"}:
+            default = -1 if self.interpreter.opsets[""] >= 13 else 1
+            axis = attributes(node).get("axis", default) % origin.numbers.ndim
+            step = f"{step}:{axis - origin.numbers.ndim}"
+        return Origin(origin.numbers, self._advance(origin.history, step))
+
+    def _combine(self, node: onnx.NodeProto) -> Origin | None:
+        """Elementwise with several operands: the one that is not stretched says where from."""
+        shape = self.scope.old(node.output[0]).static or ()
+        step = node.op_type
+        found: list[Origin] = []
+        for name in node.input:
+            fact = self.scope.old(name)
+            if name in self.origins:
+                if np.broadcast_shapes(self.origins[name].numbers.shape, shape) == shape:
+                    found.append(self.origins[name])
+            elif fact.static is None or int(np.prod(fact.static)) > 1:
+                step = f"{node.op_type}*"  # joined with something that is no scalar
+        if not found:
+            return None
+        whole = [o for o in found if o.numbers.size == int(np.prod(shape))]
+        if not whole:
+            return Origin(np.full(shape, MIXED, np.int64), np.zeros(shape, np.int32))
+        first = whole[0].numbers.reshape(shape)
+        numbers = first
+        for other in whole[1:]:
+            numbers = np.where(numbers == other.numbers.reshape(shape), numbers, MIXED)
+        return Origin(numbers, self._advance(whole[0].history.reshape(shape), step))
+
+    def _advance(self, history: Array, step: str) -> Array:
+        if step in {"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"}:
+            return history
+        table = np.zeros(len(self.histories), np.int32)
+        for old in np.unique(history).tolist():
+            key = (old, step)
+            if key not in self._known:
+                self._known[key] = len(self.histories)
+                self.histories.append((*self.histories[old], step))
+            table[old] = self._known[key]
+        result: Array = table[history]
+        return result
+
+    # ------------------------------------------------------------------------------ reading
+
+    def decode(self, numbers: Array) -> tuple[Array, Array, Array]:
+        """Leaf number, channel, and place apart from the channel, of each element (-1: none)."""
+        starts = np.array([leaf.start for leaf in self.leaves])
+        index = np.searchsorted(starts, numbers, side="right") - 1
+        index = np.where(numbers < 0, -1, index)
+        stride = np.array([int(np.prod(v.shape[v.axis + 1 :])) for v in self.leaves])
+        extent = np.array([v.shape[v.axis] for v in self.leaves])
+        local = numbers - starts[index]
+        channel = (local // stride[index]) % extent[index]
+        place = (local // (stride[index] * extent[index])) * stride[index] + local % stride[index]
+        none = index < 0
+        return index, np.where(none, -1, channel), np.where(none, -1, place)

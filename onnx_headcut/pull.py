@@ -1,0 +1,167 @@
+"""Labels backward: from a tensor whose class axis is known to the heads that made it.
+
+The mirror image of the trace, with the same principle: a movement op is run on element numbers,
+and each element takes its label from where it ended up. It stops at nodes with stored weights
+(the heads) and notes the tensors before activations on its way (the sites).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut.demand import is_fixed
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.labels import NONE, Labels, Site
+from onnx_headcut.provenance import MOVING, WEIGHTED
+from onnx_headcut.rules import elementwise
+from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
+from onnx_headcut.rules.movement import varies
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_headcut.analysis import Analysis
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Activation
+
+UNSEEN = -2
+
+
+@dataclass
+class Pulled:
+    """Heads by node number with the labels of their output, and the sites on the way."""
+
+    heads: dict[int, Labels] = field(default_factory=dict)
+    sites: list[Site] = field(default_factory=list)
+
+
+def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
+    """Follow ``labels`` of ``value`` back; refuses where that cannot be done."""
+    walk = _Walk(analysis)
+    walk.back(value, labels, activated=False, top=True)
+    if not walk.result.sites:
+        walk.result.sites.append(Site(value, labels.axis, tuple(labels.ids.tolist()), "none"))
+    return walk.result
+
+
+class _Walk:
+    def __init__(self, analysis: Analysis) -> None:
+        self.scope, self.interpreter = analysis.main, analysis.interpreter
+        self.result = Pulled()
+        self.seen: dict[str, Labels] = {}
+
+    def back(self, value: str, labels: Labels, *, activated: bool, top: bool = False) -> None:
+        if (labels.ids < 0).all():
+            return
+        known = self.seen.get(value)
+        if known is not None and known.same(labels):
+            return
+        self.seen[value] = labels
+        at = self.scope.index.producer.get(value)
+        if at is None:
+            return  # a constant part: anchors beside scores
+        node = self.scope.graph.node[at]
+        if node.op_type in WEIGHTED:
+            self._head(at, node, labels)
+        elif node.op_type in {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"} and not activated:
+            kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
+            site = Site(node.input[0], labels.axis, tuple(labels.ids.tolist()), kind)
+            self.result.sites.append(site)
+            self.back(node.input[0], labels, activated=True)
+        elif node.op_type == "Concat":
+            self._concat(node, labels, activated=activated)
+        elif node.op_type in MOVING:
+            self._move(node, value, labels, activated=activated)
+        elif node.op_type in elementwise.BROADCASTING:
+            self._combine(node, labels, activated=activated)
+        elif node.op_type in elementwise.RULES or node.op_type in {"Softmax", "LogSoftmax", "Sigmoid"}:
+            self.back(node.input[0], labels, activated=activated)
+        elif not is_fixed(self.scope, value):
+            self._refuse(node, "the way back from the class scores to their head ends here")
+        del top
+
+    def _head(self, at: int, node: onnx.NodeProto, labels: Labels) -> None:
+        rank = len(self.scope.old(node.output[0]).shape or ())
+        first = node.op_type == "MatMul" and is_fixed(self.scope, node.input[0])
+        axis = channel_axis(node.op_type, rank, weight_first=first)
+        if node.op_type not in HEAD_OPS:
+            self._refuse(node, f"class scores come from {node.op_type}, which is not supported yet")
+        if axis != labels.axis:
+            self._refuse(node, f"classes lie on axis {labels.axis} of its output, not its channels")
+        ids = np.where(labels.ids == UNSEEN, NONE, labels.ids)
+        known = self.result.heads.setdefault(at, Labels(axis, ids))
+        if not np.array_equal(known.ids, ids):
+            merged = np.where(known.ids == NONE, ids, known.ids)
+            if ((known.ids != NONE) & (ids != NONE) & (known.ids != ids)).any():
+                self._refuse(node, "one of its channels would belong to two classes")
+            self.result.heads[at] = Labels(axis, merged)
+
+    def _concat(self, node: onnx.NodeProto, labels: Labels, *, activated: bool) -> None:
+        rank = len(self.scope.old(node.output[0]).shape or ())
+        axis = next(a.i for a in node.attribute if a.name == "axis") % rank
+        at = 0
+        for name in node.input:
+            if axis != labels.axis:
+                self.back(name, labels, activated=activated)
+                continue
+            shape = self.scope.old(name).static
+            if shape is None:
+                self._refuse(node, f"the shape of {name!r} is not known")
+                return
+            ids = labels.ids[at : at + shape[axis]]
+            at += shape[axis]
+            self.back(name, Labels(axis, ids), activated=activated)
+
+    def _combine(self, node: onnx.NodeProto, labels: Labels, *, activated: bool) -> None:
+        rank = len(self.scope.old(node.output[0]).shape or ())
+        for name in node.input:
+            fact = self.scope.old(name)
+            if not name or is_fixed(self.scope, name) or fact.shape is None:
+                continue
+            axis = labels.axis - (rank - len(fact.shape))
+            if axis < 0 or (fact.shape[axis] == 1 and len(labels.ids) > 1):
+                continue  # stretched over the classes: objectness, a quality score
+            self.back(name, Labels(axis, labels.ids), activated=activated)
+
+    def _move(self, node: onnx.NodeProto, value: str, labels: Labels, *, activated: bool) -> None:
+        shape = self.scope.old(node.input[0]).static
+        if shape is None:
+            self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
+            return
+        numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        rest = [self.scope.old(n).value for n in node.input[1:]]
+        out = self.interpreter.run(node, [numbers, *rest])[list(node.output).index(value)]
+        spread = np.moveaxis(
+            np.broadcast_to(labels.ids, (*np.delete(out.shape, labels.axis), len(labels.ids))),
+            -1, labels.axis,
+        )  # fmt: skip
+        classes = np.full(numbers.size, UNSEEN)
+        classes[out.ravel()] = spread.ravel()
+        self.back(node.input[0], self._along(node, classes.reshape(shape)), activated=activated)
+
+    def _along(self, node: onnx.NodeProto, classes: Array) -> Labels:
+        """Labels of the one axis along which ``classes`` vary (unseen elements agree with all)."""
+        filled = classes
+        if (classes == UNSEEN).any():
+            for axis in range(classes.ndim):
+                others = tuple(a for a in range(classes.ndim) if a != axis)
+                top = np.broadcast_to(classes.max(axis=others, keepdims=True), classes.shape)
+                if ((classes == UNSEEN) | (classes == top)).all():
+                    along = np.moveaxis(top, axis, 0).reshape(classes.shape[axis], -1)[:, 0]
+                    return Labels(axis, np.ascontiguousarray(along))
+        axes = [a for a in range(filled.ndim) if varies(filled, a)]
+        if len(axes) != 1:
+            self._refuse(node, f"classes lie on axes {axes} of its input at once")
+        along = np.moveaxis(filled, axes[0], 0).reshape(filled.shape[axes[0]], -1)[:, 0]
+        return Labels(axes[0], np.ascontiguousarray(along))
+
+    def _refuse(self, node: onnx.NodeProto, what: str) -> None:
+        raise GraphRefused(
+            what,
+            node=node.name or node.output[0],
+            op=node.op_type,
+            advice="name the class layers with --head NODE, or report the model's exporter",
+        )

@@ -1,0 +1,280 @@
+"""Ops that move elements without computing: the op itself is the rule.
+
+The op is run on the numbers of its input's elements, once as it stands on the original's numbers
+and once, with its constants put right, on the numbers of those elements that stay. The second
+result must be the first one restricted to the kept positions of one axis. So a rule here cannot
+mix up classes or anchors: it only proposes how a constant might have to change, and the elements
+themselves decide whether that was right.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.labels import NONE, Labels, Whole
+from onnx_headcut.trace import Outcome, edited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints, Mark
+    from onnx_headcut.trace import View
+
+Proposal = "list[ed.Edit]"
+
+FILL = -1
+"""Number of an element that the op itself puts in (Pad)."""
+
+
+def movement(view: View) -> Outcome:
+    """Labels through any op that only moves elements; see the module's note."""
+    labelled = view.labelled()
+    if labelled != [0]:
+        view.refuse("its indices or sizes depend on classes")
+    labels = view.labels(0)
+    shape = view.shape(0)
+    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    before = run(view, view.node, [f.value for f in view.old], numbers)
+    marks = [mark_of(view, o, labels, shape) for o in before]
+    wanted = [kept(view, o, m) for o, m in zip(before, marks, strict=True)]
+    if all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
+        return Outcome(marks)
+    left = numbers.take(view.take(labels.ids), labels.axis)
+    if all(w is None or w.size for w in wanted):
+        for proposal in [[], *PROPOSALS.get(view.op, lambda *_: iter(()))(view, labels, before, marks)]:
+            node, facts = edited(view.node, view.new, proposal)
+            try:
+                after = run(view, node, [f.value for f in facts], left)
+            except Exception:  # noqa: BLE001  the reference refuses what does not fit
+                continue
+            if all(w is None or np.array_equal(w, a) for w, a in zip(wanted, after, strict=True)):
+                return Outcome(marks, realise(view, proposal))
+    view.refuse("the kept classes cannot be moved as the original moves them")
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def run(view: View, node: Any, values: Sequence[Array | None], data: Array) -> list[Array]:
+    """The op on ``data``, with its other inputs as they are known."""
+    for i, name in enumerate(node.input):
+        if i and name and values[i] is None:
+            view.refuse(f"its input {name!r} is computed from the picture's contents")
+    if view.op == "Pad":
+        return [padded(view, node, values, data)]
+    return view.trace.interpreter.run(node, [data, *values[1:]])
+
+
+def padded(view: View, node: Any, values: Sequence[Array | None], data: Array) -> Array:
+    """Pad with a number of its own, whatever the graph pads with."""
+    if view.attrs.get("mode", b"constant") != b"constant":
+        return view.trace.interpreter.run(node, [data, *values[1:]])[0]
+    pads = np.asarray(view.attrs["pads"] if "pads" in view.attrs else values[1]).reshape(2, -1)
+    axes = list(values[3]) if len(values) > 3 and values[3] is not None else range(data.ndim)
+    widths = [(0, 0)] * data.ndim
+    for k, axis in enumerate(axes):
+        widths[axis] = (int(pads[0, k]), int(pads[1, k]))
+    return np.pad(data, widths, constant_values=FILL)
+
+
+def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) -> Mark | None:
+    """The mark of an output, from the classes of the elements that came there."""
+    if numbers.size == 0:
+        return None
+    stride = int(np.prod(shape[labels.axis + 1 :]))
+    classes = labels.ids[(numbers // stride) % shape[labels.axis]]
+    classes = np.where(numbers == FILL, NONE, classes) if (numbers == FILL).any() else classes
+    axes = [a for a in range(classes.ndim) if varies(classes, a)]
+    if not axes:
+        cls = int(classes.flat[0])
+        return None if cls == NONE else Whole(cls)
+    if len(axes) > 1:
+        view.refuse(f"classes would lie on axes {axes} of its output at once")
+    along: Ints = np.moveaxis(classes, axes[0], 0).reshape(classes.shape[axes[0]], -1)[:, 0]
+    return Labels(axes[0], np.ascontiguousarray(along))
+
+
+def varies(classes: Array, axis: int) -> bool:
+    """Whether ``classes`` changes along ``axis`` anywhere."""
+    if classes.shape[axis] == 1:
+        return False
+    first = classes.take([0], axis)
+    return bool((classes != first).any())
+
+
+def kept(view: View, numbers: Array, mark: Mark | None) -> Array | None:
+    """The elements of an output that stay, in their new order; None where the output goes."""
+    if isinstance(mark, Labels):
+        return numbers.take(view.take(mark.ids), mark.axis)
+    if isinstance(mark, Whole) and mark.cls not in view.sel.column:
+        return None
+    return numbers
+
+
+def realise(view: View, proposal: list[ed.Edit]) -> list[ed.Edit]:
+    """A tried proposal as edits of what is stored: computed vectors are patched by element."""
+    edits: list[ed.Edit] = []
+    for edit in proposal:
+        if isinstance(edit, ed.Replace) and edit.value.dtype.kind in "iu":
+            edits += view.patch(edit.input, edit.value)
+        else:
+            edits.append(edit)
+    return edits
+
+
+# ------------------------------------------------------------------ how constants might change
+
+
+def sizes(view: View, _: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+    """Reshape and Expand: the class axis's element of the target."""
+    mark = marks[0]
+    if not isinstance(mark, Labels):
+        return
+    extent = len(view.take(mark.ids))
+    stored = "shape" in view.attrs
+    target = np.array(view.attrs["shape"] if stored else view.new[1].value)
+    at = mark.axis - (before[0].ndim - len(target))
+    if at < 0:
+        return
+    target[at] = extent
+    yield [view.set("shape", target.tolist())] if stored else [view.replace(1, target)]
+
+
+def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+    """Gather along the class axis: the new places of the kept elements."""
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    value = view.old[1].value
+    if axis != labels.axis or value is None:
+        return
+    take = view.take(labels.ids)
+    place = {int(p): q for q, p in enumerate(take)}
+    flat = np.where(value < 0, value + len(labels.ids), value)
+    mark = marks[0]
+    if isinstance(mark, Labels) and value.ndim == 1:
+        flat = flat[view.take(mark.ids)]
+    if all(int(v) in place for v in flat.flat):
+        new = np.array([place[int(v)] for v in flat.flat]).reshape(flat.shape)
+        yield [view.replace(1, new)]
+    del before
+
+
+def bounds(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+    """Slice along the class axis: bounds that enclose the kept elements, signs kept."""
+    mark = marks[0]
+    rank, extent = view.rank(0), len(labels.ids)
+    by_attribute = "starts" in view.attrs
+    if by_attribute:
+        starts, ends = list(view.attrs["starts"]), list(view.attrs["ends"])
+        axes = list(view.attrs.get("axes", range(len(starts))))
+    else:
+        starts, ends = view.new[1].value.tolist(), view.new[2].value.tolist()
+        given = view.new[3].value if len(view.new) > 3 else None
+        axes = list(range(len(starts))) if given is None else given.tolist()
+    axes = [a % rank for a in axes]
+    if labels.axis not in axes:
+        return
+    k = axes.index(labels.axis)
+    steps = view.new[4].value if len(view.new) > 4 else None
+    step = 1 if steps is None else int(steps[k])
+    window = np.arange(extent)[slice(starts[k], ends[k], step)]
+    take = view.take(labels.ids)
+    place = {int(p): q for q, p in enumerate(take)}
+    if isinstance(mark, Labels):
+        window = window[view.take(mark.ids)]
+    if not all(int(p) in place for p in window):
+        return
+    new = [place[int(p)] for p in window]
+    if not new or step < 0 or any(b - a != 1 for a, b in zip(new, new[1:], strict=False)):
+        return
+    left = len(take)
+    starts[k] = new[0] - left if starts[k] < 0 else new[0]
+    past = new[-1] + 1
+    if ends[k] < 0:
+        ends[k] = past - left if past < left else np.iinfo(np.int64).max
+    elif ends[k] <= extent or past < left:
+        ends[k] = past
+    if step > 1:
+        return
+    if by_attribute:
+        yield [view.set("starts", starts), view.set("ends", ends)]
+    else:
+        yield [view.replace(1, np.array(starts)), view.replace(2, np.array(ends))]
+    del before
+
+
+def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+    """Split along the class axis: the sizes of the parts."""
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    if axis != labels.axis:
+        return
+    new = []
+    for o, mark in zip(before, marks, strict=True):
+        left = kept(view, o, mark)
+        new.append(0 if left is None else left.shape[axis])
+    if 0 in new:
+        return
+    if view.opset < 13:
+        yield [view.set("split", new)]
+    else:
+        edits = [view.replace(1, np.array(new, np.int64))]
+        yield edits
+
+
+def repeats(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+    """Expand's target and nothing else so far."""
+    yield from sizes(view, labels, before, marks)
+
+
+def concat(view: View) -> Outcome:
+    """Concat: labels side by side, or of one layout on another axis than the one joined."""
+    rank = max(view.rank(i) for i in view.labelled())
+    axis = view.attrs.get("axis", 1) % rank
+    first = view.labels(view.labelled()[0])
+    if any(m is not None and not isinstance(m, Labels) for m in view.marks):
+        view.refuse("classes along an axis are joined with classes of another kind")
+    if first.axis != axis:
+        return _stack(view, first)
+    ids = []
+    for i, mark in enumerate(view.marks):
+        if isinstance(mark, Labels):
+            if mark.axis != axis:
+                view.refuse("its inputs carry classes on different axes")
+            ids.append(mark.ids)
+        else:
+            extent = (view.old[i].shape or ())[axis]
+            if extent is None:
+                view.shape(i)
+            ids.append(np.full(extent or 0, NONE))
+    return Outcome([Labels(axis, np.concatenate(ids))])
+
+
+def _stack(view: View, labels: Labels) -> Outcome:
+    edits: list[ed.Edit] = []
+    for i, mark in enumerate(view.marks):
+        if mark is None:
+            edits += view.select(i, labels.axis, view.take(labels.ids))
+        elif not labels.same(mark):
+            view.refuse("its inputs carry different classes at the same positions")
+    return Outcome([labels], edits)
+
+
+PROPOSALS: dict[str, Callable[..., Iterator[Any]]] = {
+    "Reshape": sizes,
+    "Expand": repeats,
+    "Gather": indices,
+    "Slice": bounds,
+    "Split": parts,
+}
+
+RULES: dict[str, Callable[[View], Outcome]] = {
+    **dict.fromkeys(
+        [
+            "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather",
+            "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth",
+        ],
+        movement,
+    ),
+    "Concat": concat,
+}  # fmt: skip

@@ -1,0 +1,277 @@
+"""The engine: carries labels from the heads to the outputs and collects the edits of a cut.
+
+Three ways for a node, as in JAX's batching: no marked input, pass by; a rule, ask it for output
+marks and edits; a marked input and no rule, refuse. Nothing is edited here. After each rule the
+node is inferred anew as it will be, and its shape must be the one that the labels promise, so a
+rule that forgets an edit is refused at that node rather than found out later.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.shape_inference import InferenceError
+
+from onnx_headcut import edits as ed
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
+from onnx_headcut.labels import NONE, Ints, Labels, Mark, Rows, Selection, Whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from onnx_headcut.analysis import Scope
+
+GENERIC_ADVICE = (
+    "please report the model's exporter and this line; until a rule exists, cut a model exported "
+    "without this part (raw scores), or name the heads with --head"
+)
+
+
+@dataclass
+class Outcome:
+    """What a rule says: a mark for each output (None: no classes), and the edits it needs."""
+
+    marks: Sequence[Mark | None]
+    edits: list[ed.Edit] = field(default_factory=list)
+
+
+class View:
+    """One node as a rule sees it: marks, facts in both worlds, and helpers to make edits."""
+
+    def __init__(self, trace: Trace, scope: Scope, i: int) -> None:
+        self.trace, self.scope, self.place = trace, scope, (*scope.place, i)
+        self.node = scope.graph.node[i]
+        self.op = self.node.op_type
+        self.sel = trace.selection
+        self.marks = [scope.mark(n) for n in self.node.input]
+        self.old = [scope.old(n) for n in self.node.input]
+        self.new = [scope.new(n) for n in self.node.input]
+        self.attrs: Mapping[str, Any] = attributes(self.node)
+        self.opset = trace.interpreter.opsets.get(self.node.domain, 1)
+
+    # -- asking
+
+    def shape(self, i: int) -> tuple[int, ...]:
+        """The original, fully known shape of input ``i``; refuses where it is not known."""
+        static = self.old[i].static
+        if static is None:
+            self.refuse(
+                f"the shape of its input {self.node.input[i]!r} is not known",
+                "give the model's input shape with --input-shape NAME=1x3x320x320",
+            )
+        return static  # type: ignore[return-value]  # refuse() does not return
+
+    def rank(self, i: int) -> int:
+        """The rank of input ``i``; refuses where it is not known."""
+        shape = self.old[i].shape
+        return len(shape) if shape is not None else len(self.shape(i))
+
+    def labelled(self) -> list[int]:
+        """Indices of inputs with `Labels`."""
+        return [i for i, m in enumerate(self.marks) if isinstance(m, Labels)]
+
+    def labels(self, i: int) -> Labels:
+        """The `Labels` of input ``i``; refuses other marks there."""
+        mark = self.marks[i]
+        if not isinstance(mark, Labels):
+            self.refuse(f"its input {i} does not carry classes along an axis as expected")
+        return mark  # type: ignore[return-value]
+
+    def take(self, ids: Ints) -> Ints:
+        """`Selection.take`, refusing where it cannot be done."""
+        try:
+            return self.sel.take(ids)
+        except ValueError as error:
+            self.refuse(str(error))
+            raise  # pragma: no cover  refuse() does not return
+
+    def refuse(self, what: str, advice: str = GENERIC_ADVICE) -> None:
+        """Raise GraphRefused for this node."""
+        raise GraphRefused(
+            what,
+            node=self.node.name or (self.node.output[0] if self.node.output else ""),
+            op=self.op,
+            path=self.trace.path(self.scope, self.place[-1]),
+            advice=advice,
+        )
+
+    # -- editing
+
+    def replace(self, i: int, value: Array) -> ed.Edit:
+        """A constant input with another value."""
+        old = self.old[i].value if i < len(self.old) else None
+        dtype = value.dtype if old is None else old.dtype
+        return ed.Replace(self.place, i, np.asarray(value, dtype))
+
+    def set(self, name: str, value: Any) -> ed.Edit:
+        """An attribute with another value."""
+        return ed.SetAttribute(self.place, name, value)
+
+    def select(self, i: int, axis: int, take: Ints) -> list[ed.Edit]:
+        """Edits that leave ``take`` of ``axis`` of an unlabelled input: sliced where it is stored."""
+        return self.trace.select(self.scope, self.place[-1], i, axis, take)
+
+    def patch(self, i: int, wanted: Array) -> list[ed.Edit]:
+        """Edits that make the integer input ``i`` come out as ``wanted``, element by element."""
+        return self.trace.patch(self.scope, self.place[-1], i, wanted)
+
+
+Rule = "Callable[[View], Outcome]"
+
+
+class Trace:
+    """One pass over a graph from the heads on; see `Plan` for its result."""
+
+    def __init__(self, interpreter: Interpreter, selection: Selection) -> None:
+        self.interpreter, self.selection = interpreter, selection
+        self.edits: dict[tuple[Any, ...], ed.Edit] = {}
+        self.by_place: dict[ed.Place, list[ed.Edit]] = defaultdict(list)
+        self.notes: list[str] = []
+        self.heads: dict[tuple[int, ...], Labels] = {}
+
+    # -- the walk
+
+    def run(self, scope: Scope) -> None:
+        """Visit every node of ``scope`` in order."""
+        for i, node in enumerate(scope.graph.node):
+            self.visit(scope, i, node)
+
+    def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
+        """Marks, edits and new facts of one node."""
+        from onnx_headcut.rules import outcome  # noqa: PLC0415  rules import this module
+
+        view = View(self, scope, i)
+        head = self.heads.get(view.place)
+        marked = head is not None or any(m is not None for m in view.marks) or (
+            scope.captures_marks(node)
+        )
+        if not marked:
+            if any(n is not o for n, o in zip(view.new, view.old, strict=True)):
+                scope.set_new(node, self.infer_new(view))
+            return
+        result = outcome(view, head)
+        for edit in result.edits:
+            self.add(edit, view)
+        scope.set_marks(node, result.marks)
+        dead = [isinstance(m, Whole) and m.cls not in self.selection.column for m in result.marks]
+        if all(dead) and dead:
+            scope.set_new(node, [UNKNOWN] * len(node.output))
+            return
+        facts = self.infer_new(View(self, scope, i))
+        self._check(view, result.marks, facts)
+        scope.set_new(node, facts)
+
+    def _check(self, view: View, marks: Sequence[Mark | None], facts: Sequence[Fact]) -> None:
+        """What labels promise must be what the edited node gives."""
+        for mark, fact, name in zip(marks, facts, view.node.output, strict=False):
+            old = view.scope.old(name)
+            if not isinstance(mark, Labels) or fact.shape is None or old.shape is None:
+                continue
+            expected = list(old.shape)
+            expected[mark.axis] = len(view.take(mark.ids))
+            clash = len(fact.shape) != len(expected) or any(
+                a is not None and b is not None and a != b
+                for a, b in zip(fact.shape, expected, strict=True)
+            )
+            if clash:
+                view.refuse(f"its output would have shape {fact.shape}, not {tuple(expected)}")
+
+    def infer_new(self, view: View) -> list[Fact]:
+        """Facts of a node's outputs in the cut graph, with all edits of it collected so far."""
+        edits = self.by_place.get(view.place, ())
+        node, inputs = edited(view.node, view.new, edits)
+        try:
+            return self.interpreter.infer(node, inputs)
+        except (InferenceError, ValueError, TypeError, KeyError) as error:
+            reason = str(error).strip().splitlines()
+            view.refuse(f"its shapes do not fit after the cut ({reason[-1] if reason else error})")
+            raise  # pragma: no cover  refuse() does not return
+
+    def add(self, edit: ed.Edit, view: View) -> None:
+        """Collect an edit; two different edits of one place cannot both be made."""
+        known = self.edits.get(edit.key)
+        if known is None:
+            self.edits[edit.key] = edit
+            self.by_place[edit.place].append(edit)
+        elif not ed.same(known, edit):
+            view.refuse("one of its constants would have to change in two different ways at once")
+
+    def path(self, scope: Scope, i: int) -> tuple[str, ...]:
+        """Names of nodes from a head to node ``i`` (the shortest way back, at most eight)."""
+        names: list[str] = []
+        node = scope.graph.node[i]
+        while len(names) < 8:
+            marked = [n for n in node.input if scope.mark(n) is not None]
+            before = scope.node_of(marked[0]) if marked else None
+            if before is None:
+                break
+            names.insert(0, before.name or before.output[0])
+            node = before
+        return tuple(names)
+
+    # -- edits of what is stored or computed from what is stored
+
+    def select(self, scope: Scope, i: int, slot: int, axis: int, take: Ints) -> list[ed.Edit]:
+        """Edits that make input ``slot`` of node ``i`` be its positions ``take`` of ``axis``."""
+        from onnx_headcut.demand import select  # noqa: PLC0415  imports this module
+
+        return select(self, scope, i, slot, axis, take)
+
+    def patch(self, scope: Scope, i: int, slot: int, wanted: Array) -> list[ed.Edit]:
+        """Edits that make integer input ``slot`` of node ``i`` come out as ``wanted``."""
+        from onnx_headcut.demand import patch  # noqa: PLC0415
+
+        return patch(self, scope, i, slot, wanted)
+
+
+def edited(
+    node: onnx.NodeProto, inputs: Sequence[Fact], mine: Sequence[ed.Edit]
+) -> tuple[onnx.NodeProto, list[Fact]]:
+    """``node`` and its inputs' facts as they will be after its edits ``mine``."""
+    if not mine:
+        return node, list(inputs)
+    new, facts = onnx.NodeProto(), list(inputs)
+    new.CopyFrom(node)
+    for edit in mine:
+        if isinstance(edit, ed.Select | ed.GatherInput):
+            facts[edit.input] = _taken(facts[edit.input], edit.axis, edit.take)
+        elif isinstance(edit, ed.Replace):
+            while len(facts) <= edit.input:
+                facts.append(UNKNOWN)
+                new.input.append("")
+            facts[edit.input] = of_array(edit.value)
+        elif isinstance(edit, ed.SetAttribute):
+            kept = [a for a in new.attribute if a.name != edit.name]
+            del new.attribute[:]
+            new.attribute.extend([*kept, helper.make_attribute(edit.name, edit.value)])
+    # one name may stand at several inputs, of which one is edited: names here are only for facts
+    for k, fact in enumerate(facts):
+        if k < len(inputs) and fact is inputs[k]:
+            continue
+        new.input[k] = f"{node.input[k] if k < len(node.input) else ''}·{k}"
+    for edit in mine:
+        if isinstance(edit, ed.KeepInputs):
+            names = [new.input[k] for k in edit.keep]
+            facts = [facts[k] for k in edit.keep]
+            del new.input[:]
+            new.input.extend(names)
+    return new, facts
+
+
+def _taken(fact: Fact, axis: int, take: Ints) -> Fact:
+    if fact.value is not None:
+        return of_array(fact.value.take(take, axis))
+    if fact.shape is None:
+        return fact
+    shape = list(fact.shape)
+    shape[axis] = len(take)
+    return Fact(tuple(shape), fact.elem_type)
+
+
+__all__ = ["NONE", "Outcome", "Rows", "Trace", "View", "edited"]

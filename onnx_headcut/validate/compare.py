@@ -1,0 +1,141 @@
+"""Hold arrays against each other: tolerances, and what a comparison found.
+
+Tolerances say how far two right computations of the same formula may lie apart. They are relative
+to the value, plus an absolute part in units of the largest value of the same kind (all scores of an
+output, or all its other values), since rounding errors of a sum follow its largest terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far values may differ: ``|a - b| <= relative * |a| + absolute * scale``."""
+
+    relative: float
+    absolute: float
+
+    def allowed(self, expected: npt.NDArray[np.float64], scale: float) -> Array:
+        """Give the allowed difference for each expected value."""
+        return np.asarray(self.relative * np.abs(expected) + self.absolute * scale)
+
+
+# By the narrowest type that the scores passed through. A convolution with fewer output channels may
+# run another kernel, which adds up in another order: the error grows with the square root of the
+# number of terms (about 1e3) times the type's epsilon (1.2e-7 in float32, 1e-3 in float16), and is
+# 30 times less than what is allowed here. Classes that are swapped differ by 1e-2 and more.
+TOLERANCES = {
+    "float64": Tolerance(1e-9, 1e-10),
+    "float32": Tolerance(1e-4, 1e-5),
+    "float16": Tolerance(2e-2, 5e-3),
+    "bfloat16": Tolerance(8e-2, 2e-2),
+}
+EXACT = Tolerance(0.0, 0.0)  # whole numbers and truth values: label ids, counts, indices
+_NARROWEST = ("bfloat16", "float16", "float32", "float64")
+
+
+def tolerance_for(dtype: np.dtype[Any], through: Iterable[np.dtype[Any]] = ()) -> Tolerance:
+    """Choose the tolerance for an output's dtype and the dtypes its values came through."""
+    if dtype.name not in TOLERANCES:
+        return EXACT
+    names = {dtype.name, *(other.name for other in through)}
+    return TOLERANCES[next(name for name in _NARROWEST if name in names)]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the comparison of two arrays found.
+
+    ``where`` is the index of the value that exceeds its tolerance most (or comes nearest to it);
+    ``outside`` counts values beyond tolerance, among them those that are finite on one side only.
+    """
+
+    values: int
+    outside: int
+    max_abs: float
+    max_rel: float
+    where: tuple[int, ...] | None
+    expected: float | None = None
+    got: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Say in a few words how far and where."""
+        at = "" if self.where is None else f" at [{', '.join(map(str, self.where))}]"
+        return f"{self.got} instead of {self.expected}{at}"
+
+
+def difference(
+    expected: Array,
+    got: Array,
+    tolerance: Tolerance,
+    *,
+    axis: int | None = None,
+    kinds: Sequence[bool] | None = None,
+) -> Difference:
+    """Compare two arrays of one shape, element by element.
+
+    ``kinds`` tells for each position of ``axis`` whether it holds a score; scores and other values
+    get scales of their own. NaN equals NaN and an infinity the same one; else a value that is not
+    finite on one side is outside every tolerance.
+    """
+    if expected.shape != got.shape:
+        raise ValueError(f"shapes differ: {expected.shape} and {got.shape}")
+    if expected.size == 0:
+        return Difference(0, 0, 0.0, 0.0, None)
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    finite = np.isfinite(a) & np.isfinite(b)
+    with np.errstate(invalid="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        distance = np.where(finite, np.abs(a - b), np.where(same, 0.0, np.inf))
+    allowed = _allowed(a, tolerance, axis, kinds)
+    outside = (distance > allowed) & ~same
+    # A ratio picks the worst place, also among values within tolerance.
+    ratio = np.where(same, 0.0, distance / np.maximum(allowed, 1e-300))
+    flat = int(np.argmax(ratio))
+    where = tuple(int(i) for i in np.unravel_index(flat, a.shape))
+    reach = distance[finite]
+    size = np.abs(a[finite])
+    relative = reach[size > 0] / size[size > 0]
+    return Difference(
+        int(a.size),
+        int(np.count_nonzero(outside)),
+        float(reach.max(initial=0.0)),
+        float(relative.max(initial=0.0)),
+        where,
+        float(a[where]),
+        float(b[where]),
+    )
+
+
+def _allowed(
+    expected: npt.NDArray[np.float64],
+    tolerance: Tolerance,
+    axis: int | None,
+    kinds: Sequence[bool] | None,
+) -> Array:
+    if axis is None or kinds is None:
+        return tolerance.allowed(expected, scale_of(expected))
+    moved = np.moveaxis(expected, axis, 0)
+    allowed = np.empty_like(moved)
+    for kind in (True, False):
+        chosen = np.array(kinds, bool) == kind
+        allowed[chosen] = tolerance.allowed(moved[chosen], scale_of(moved[chosen]))
+    return np.moveaxis(allowed, 0, axis)
+
+
+def scale_of(values: npt.NDArray[np.float64]) -> float:
+    """Take the largest finite magnitude as the scale of rounding errors."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0.0))
