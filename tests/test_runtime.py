@@ -1,0 +1,291 @@
+"""onnxruntime behind one door: what runs, where it truly runs, what is said when it does not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import parser
+
+from onnx_headcut.errors import HeadcutError, InputError, ProviderError, UsageError
+from onnx_headcut.validate import runtime
+from onnx_headcut.validate.runtime import (
+    PROVIDERS,
+    RuntimeFailure,
+    diagnose,
+    open_session,
+    placement,
+    reason,
+)
+
+HEAD = '<ir_version: 8, opset_import: ["": 17]>'
+RELU = parser.parse_model(f"{HEAD} g (float[1,3] x) => (float[1,3] y) {{ a = Neg(x) y = Relu(a) }}")
+LOOP = parser.parse_model(
+    f"""{HEAD} g (float[1,3] x) => (float[1,3] y) {{
+      n = Constant <value = int64 {{5}}> ()
+      on = Constant <value = bool {{1}}> ()
+      y = Loop <body = b (int64 i, bool go, float[1,3] s) => (bool again, float[1,3] t)
+                {{ again = Identity(go) t = Sin(s) }}> (n, on, x)
+    }}"""
+)
+STOPPED = "Non-zero status code while running Reshape node. Name:'r' Status Message:"
+FEED = {"x": np.array([[1, -2, 3]], np.float32)}
+
+
+def cuda_works() -> bool:
+    try:
+        return open_session(RELU, provider="cuda").provider == "cuda"
+    except ProviderError:
+        return False
+
+
+@pytest.mark.parametrize("as_what", ["proto", "bytes", "path"])
+def test_a_model_runs_however_it_is_given(as_what: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(RELU, path)
+    model = {"proto": RELU, "bytes": RELU.SerializeToString(), "path": path}[as_what]
+    session = open_session(model, provider="cpu")
+    assert (session.provider, session.providers) == ("cpu", ("cpu",))
+    assert (session.input_names, session.output_names) == (("x",), ("y",))
+    assert session.run(FEED)["y"].tolist() == [[0, 2, 0]]
+
+
+def test_auto_takes_what_works_says_so_and_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    session = open_session(RELU)
+    assert session.provider == ("cuda" if cuda_works() else "cpu")
+    assert ("CUDA works" if cuda_works() else "CUDA is not usable") in session.note
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - {"auto", "cpu"}))
+def test_a_provider_asked_for_is_the_one_that_runs_or_an_error(
+    provider: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        session = open_session(RELU, provider=provider)
+    except ProviderError as error:
+        refusal = error
+    else:
+        assert session.provider == provider
+        assert session.run(FEED)["y"].tolist() == [[0, 2, 0]]
+        return
+    assert refusal.exit_code == 4
+    assert "pip install" in refusal.advice or "driver" in refusal.advice
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_libraries_are_named_with_the_line_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "_probe", lambda _: "onnxruntime falls back to cpu")
+    monkeypatch.setattr(runtime, "_loads", lambda _: False)
+    monkeypatch.setattr(runtime, "_driver_findings", lambda _: [])
+    monkeypatch.setattr(runtime, "_cuda_findings", runtime._cuda_findings.__wrapped__)
+    ort = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(ProviderError, match=r"cudnn.*missing") as caught:
+        open_session(RELU, provider="cuda")
+    assert "pip install 'onnx-headcut[cuda]'" in caught.value.advice
+    assert any("missing" in item.what and item.level == "warning" for item in diagnose())
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match="without CUDA"):
+        open_session(RELU, provider="cuda")
+    assert open_session(RELU).provider == "cpu"
+
+
+def test_a_session_that_ends_up_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = [("CPUExecutionProvider", dict[str, str]())]
+    monkeypatch.setattr(runtime, "_choose", lambda *_: ("cuda", ""))
+    monkeypatch.setattr(runtime, "_provider_list", lambda *_, **__: on_cpu)
+    with pytest.raises(ProviderError, match="runs on cpu"):
+        open_session(RELU, provider="cuda")
+
+
+def test_no_such_provider() -> None:
+    with pytest.raises(UsageError, match="Providers: auto, cuda"):
+        open_session(RELU, provider="gpu")
+
+
+def test_without_onnxruntime_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ProviderError, match="pip install") as caught:
+        open_session(RELU, provider="cpu")
+    assert caught.value.exit_code == 4
+    assert diagnose()[0].level == "error"
+
+
+def test_importing_does_not_load_onnxruntime() -> None:
+    code = "import sys, onnx_headcut.validate.runtime; sys.exit('onnxruntime' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------------------ placement
+
+
+def test_every_node_is_counted_once_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert placement(RELU, FEED, provider="cpu") == {"cpu": 2}
+    plain = open_session(LOOP, provider="cpu", optimization="none")
+    once = placement(plain, FEED)
+    assert set(once) == {"cpu"}
+    assert once["cpu"] in (3, 4, 5)  # Loop, Identity and Sin, not five of each; constants may run
+    assert list(tmp_path.iterdir()) == []
+    assert plain.run(FEED)  # the session itself goes on
+
+
+def test_placement_proves_cuda_where_it_works() -> None:
+    if not cuda_works():
+        pytest.skip("CUDA cannot be used here")
+    assert placement(RELU, FEED, provider="cuda") == {"cuda": 2}
+
+
+def test_a_profile_is_left_where_it_is_asked_for(tmp_path: Path) -> None:
+    session = open_session(RELU, provider="cpu", profile_to=tmp_path)
+    session.run(FEED)
+    assert session.end_profile().parent == tmp_path
+
+
+# ------------------------------------------------------------------ weights in other files
+
+
+@pytest.fixture
+def with_external_data(tmp_path: Path) -> Path:
+    model = parser.parse_model(f"{HEAD} g (float[1,512] x) => (float[1,512] y) {{ y = Add(x, w) }}")
+    weights = np.arange(512, dtype=np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    return path
+
+
+def test_external_data_is_found_by_path_and_by_folder(with_external_data: Path) -> None:
+    path = with_external_data
+    proto = onnx.load(path, load_external_data=False)
+    feed = {"x": np.zeros((1, 512), np.float32)}
+    for session in (
+        open_session(path, provider="cpu"),
+        open_session(proto, provider="cpu", external_data_dir=path.parent),
+    ):
+        assert session.run(feed)["y"][0, -1] == 511
+        assert placement(session, feed) == {"cpu": 1}
+
+
+def test_external_data_that_is_not_found_is_an_input_error(with_external_data: Path) -> None:
+    path = with_external_data
+    with pytest.raises(InputError, match="external_data_dir"):
+        open_session(onnx.load(path, load_external_data=False), provider="cpu")
+    (path.parent / "m.data").unlink()
+    with pytest.raises(InputError, match="cannot load"):
+        open_session(path, provider="cpu")
+
+
+# ------------------------------------------------------------------ what onnxruntime refuses
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        (b"", InputError),
+        (b"no model", InputError),
+        (RELU.SerializeToString()[:-30], InputError),
+        (RELU.SerializeToString().replace(b"Relu", b"Rule"), InputError),
+        (Path("nowhere.onnx"), InputError),
+        (Path(), InputError),
+    ],
+)
+def test_a_model_that_cannot_be_loaded(model: bytes | Path, error: type[HeadcutError]) -> None:
+    with pytest.raises(error) as caught:
+        open_session(model, provider="cpu")
+    assert "[ONNXRuntimeError]" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "feed", [{}, {"z": FEED["x"]}, {"x": FEED["x"][:, :2]}, {"x": FEED["x"].astype(np.float64)}]
+)
+def test_a_feed_that_does_not_fit(feed: dict[str, np.ndarray]) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        open_session(RELU, provider="cpu").run(feed)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "useful"),
+    [
+        (
+            f"[ONNXRuntimeError] : 6 : FAIL : {STOPPED} /s/shape.h:4 ort::A::A(const T&, b) sizes",
+            f"{STOPPED} sizes",
+        ),
+        ("[ONNXRuntimeError] : 1 : FAIL : matmul_helper.h:59 Compute dims differ", "dims differ"),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : D:\\a\\_work\\x.cc:7 ort::F() bad\n\n stack",
+            "bad stack",
+        ),
+        ("", "Exception"),
+    ],
+)
+def test_the_useful_words_of_an_error(text: str, useful: str) -> None:
+    assert reason(Exception(text)) == useful
+    assert len(reason(Exception(text * 50))) <= 401
+
+
+# ------------------------------------------------------------------ bfloat16
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
+def test_bfloat16_goes_in_rounded_to_nearest_and_comes_out_unchanged(numbers: list[float]) -> None:
+    model = parser.parse_model(
+        f"{HEAD} g (bfloat16[N] x) => (bfloat16[N] y, float[N] z)"
+        "{ y = Identity(x) z = Cast <to = 1> (x) }"
+    )
+    given_values = np.array(numbers, np.float32)
+    values = open_session(model, provider="cpu").run({"x": given_values})
+    assert values["y"].tobytes() == values["z"].tobytes()
+    with np.errstate(over="ignore"):
+        want = onnx.numpy_helper.to_array(
+            onnx.helper.make_tensor("t", onnx.TensorProto.BFLOAT16, [len(numbers)], given_values)
+        )
+    assert values["z"].tobytes() == want.astype(np.float32).tobytes()
+
+
+# ------------------------------------------------------------------ diagnosis
+
+
+def test_the_diagnosis_names_versions_and_every_provider(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    findings = diagnose()
+    assert {"onnxruntime", "providers in this build", "cuda", "cpu"} <= {
+        f.subject for f in findings
+    }
+    assert [f.level for f in findings if f.subject == "cpu"] == ["ok"]
+    cuda = [f.level for f in findings if f.subject == "cuda"]
+    assert cuda == ["ok"] if cuda_works() else cuda[0] in ("warning", "note")
+    assert all(
+        f.advice for f in findings if f.level in ("warning", "error") and f.subject != "cuda"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_packages_in_one_environment_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0"}
+
+    def version(name: str) -> str:
+        if name not in both:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return both[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (clash,) = [finding for finding in diagnose() if finding.subject == "packages"]
+    assert "onnxruntime 1.30.0 and onnxruntime-gpu 1.31.0" in clash.what
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in clash.advice
