@@ -63,13 +63,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Located:
-    """Where the classes are: sites, labels of heads' channels by node number, and the evidence."""
+    """Where the classes are: sites, labels of heads' channels by node number, and the evidence.
+
+    ``values`` names each head's output, by node number.
+    """
 
     count: int
     sites: tuple[Site, ...]
     heads: dict[int, Labels]
     activation: Activation
     evidence: str
+    values: dict[int, str]
 
 
 def locate(
@@ -278,4 +282,5 @@ def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
     activations = {s.activation for s in sites}
     activation = activations.pop() if len(activations) == 1 else "none"
     evidence = f"{groups[0].kind} columns: " + describe(flow, groups[0])
-    return Located(count, tuple(sites), heads, activation, evidence)
+    values = {i: analysis.main.graph.node[i].output[0] for i in heads}
+    return Located(count, tuple(sites), heads, activation, evidence, values)

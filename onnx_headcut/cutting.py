@@ -1,0 +1,288 @@
+"""The main job: inspect a model, cut it, validate a cut. This is the public API's home."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnx_headcut import __version__
+from onnx_headcut import edits as ed
+from onnx_headcut import model as files
+from onnx_headcut.analysis import Analysis, analyse
+from onnx_headcut.classes import (
+    Classes,
+    Evidence,
+    cut_metadata,
+    find_names,
+    parse_keep,
+    read_cut_metadata,
+    resolve,
+)
+from onnx_headcut.errors import InputError, UsageError
+from onnx_headcut.facts import Fact, of_type
+from onnx_headcut.figures import Figures, Inspection, figures, inspection
+from onnx_headcut.labels import Selection
+from onnx_headcut.locate import Located, locate
+from onnx_headcut.plan import Plan, dropped_column, make_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnx_headcut.classes import LabelsLike
+    from onnx_headcut.validate.inputs import NamedFeed
+    from onnx_headcut.validate.verdict import Verdict
+
+    KeepLike = str | Sequence[int | str]
+
+ModelLike = onnx.ModelProto | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is read: everything that says what its classes and heads are."""
+
+    labels: LabelsLike | None = None
+    background: str | int | None = None
+    heads: tuple[str, ...] = ()
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A model whose classes and heads are known."""
+
+    analysis: Analysis
+    located: Located
+    classes: Classes
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The result of a cut: the model, what was planned, and what validation found."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    before: Figures
+    after: Figures
+    classes: Classes
+    kept: Classes
+    verdict: Verdict | None
+    output: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 where the cut was validated, or validation was not asked for; else 1."""
+        return 0 if self.verdict is None else self.verdict.exit_code
+
+
+def understand(model: ModelLike | files.Source, options: Options | None = None) -> Understood:
+    """Load a model, find its heads and what its columns mean."""
+    options = options or Options()
+    source = model if isinstance(model, files.Source) else files.load(model)
+    metadata = {p.key: p.value for p in source.proto.metadata_props}
+    names = find_names(options.labels, metadata)
+    analysis = analyse(source, options.input_shapes)
+    expected = sum(1 for n in names.entries if n is not None) if names else None
+    located = locate(analysis, count=expected, heads=options.heads)
+    make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
+    found = dropped_column(analysis, located.count)
+    evidence = Evidence(found[0], f"{found[1]} drops column {found[0]}") if found else None
+    record = read_cut_metadata(metadata)
+    if evidence is None and record is not None and record.keep:
+        evidence = record.evidence
+    classes = resolve(
+        located.count,
+        names=names,
+        background=options.background,
+        activation=located.activation,
+        evidence=evidence,
+    )
+    return Understood(analysis, located, classes)
+
+
+def inspect(
+    model: ModelLike,
+    *,
+    labels: LabelsLike | None = None,
+    background: str | int | None = None,
+    heads: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Inspection:
+    """What the tool finds in a model: heads, classes, outputs, and what a cut would save.
+
+    Raises InputError, UsageError or GraphRefused; needs no runtime.
+    """
+    known = understand(model, Options(labels, background, tuple(heads), input_shapes or {}))
+    plan = make_plan(known.analysis, known.located,
+                     Selection(tuple(range(known.located.count)), known.located.count))  # fmt: skip
+    return inspection(known.analysis, known.located, known.classes, plan)
+
+
+def cut(  # noqa: PLR0913  (each is one option of the command line)
+    model: ModelLike,
+    keep: KeepLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    labels: LabelsLike | None = None,
+    background: str | int | None = None,
+    heads: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    provider: str = "auto",
+    feeds: Sequence[NamedFeed] | None = None,
+    validation: bool = True,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Cut:
+    """Cut ``model`` to the classes ``keep`` and, where ``output`` is given, write it there.
+
+    The file is written only when validation has passed (or was switched off). ``model`` itself is
+    never changed. Raises the errors of `onnx_headcut.errors`; a failed or inconclusive validation
+    is no error but the result's ``verdict``.
+    """
+    source = files.load(model)
+    target = Path(output) if output is not None else None
+    if target is not None and not dry_run:
+        files.prepare_output(target, source.path, force=force)
+    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
+    kept = parse_keep(keep, known.classes)
+    selection = Selection(known.classes.columns(kept), known.classes.count)
+    plan = make_plan(known.analysis, known.located, selection)
+    before = figures(known.analysis, known.located)
+    if dry_run:
+        return Cut(source.proto, plan, before, before, known.classes,
+                   known.classes.cut(kept), None, None)  # fmt: skip
+    proto = _applied(source, known, plan, kept, copy=source.path is None or validation)
+    after = figures(known.analysis, known.located, proto)
+    verdict = None
+    if validation:
+        verdict = _validate(source, proto, plan, provider, feeds)
+    result = Cut(proto, plan, before, after, known.classes, known.classes.cut(kept), verdict, target)
+    if target is not None and result.exit_code == 0:
+        _write(result, source, target)
+    return result
+
+
+def validate(  # noqa: PLR0913
+    original: ModelLike,
+    cut_model: ModelLike,
+    keep: KeepLike | None = None,
+    *,
+    labels: LabelsLike | None = None,
+    background: str | int | None = None,
+    heads: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    provider: str = "auto",
+    feeds: Sequence[NamedFeed] | None = None,
+) -> Verdict:
+    """Hold a cut model against its original; ``keep`` may be left out where metadata say it."""
+    source, other = files.load(original), files.load(cut_model)
+    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
+    if keep is None:
+        record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
+        if record is None:
+            raise UsageError(
+                "the cut model does not say which classes it kept", advice="say it with --keep"
+            )
+        columns: tuple[int, ...] = record.keep
+        if any(c >= known.classes.count for c in columns):
+            raise InputError("the cut model's metadata name columns that the original lacks")
+    else:
+        columns = known.classes.columns(parse_keep(keep, known.classes))
+    plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
+    return _validate(source, other.proto, plan, provider, feeds, other.folder)
+
+
+# ------------------------------------------------------------------------------------- steps
+
+
+def _applied(
+    source: files.Source, known: Understood, plan: Plan, kept: tuple[int, ...], *, copy: bool
+) -> onnx.ModelProto:
+    """The edited protobuf with its shapes and metadata renewed."""
+    proto = source.proto
+    digest = source.sha256
+    if copy:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source.proto)
+    if plan.selection.identity:
+        return proto
+    ed.apply(proto, plan.edits, source.folder)
+    renew_shapes(proto.graph, plan.changed)
+    existing = {p.key: p.value for p in proto.metadata_props}
+    new = cut_metadata(
+        existing, known.classes, kept, source_sha256=digest, version=__version__
+    )
+    _set_metadata(proto, new)
+    return proto
+
+
+def renew_shapes(graph: onnx.GraphProto, changed: Mapping[str, tuple[Fact, Fact]]) -> None:
+    """Declared shapes of values that the cut changed; what is not known any more is left open."""
+    for value in [*graph.value_info, *graph.output]:
+        if value.name not in changed or not value.type.HasField("tensor_type"):
+            continue
+        old, new = changed[value.name]
+        declared = of_type(value.type).shape
+        tensor = value.type.tensor_type
+        if declared is None or old.shape is None:
+            continue
+        if new.shape is None or len(new.shape) != len(declared):
+            tensor.ClearField("shape")
+            continue
+        for dim, was, now in zip(tensor.shape.dim, old.shape, new.shape, strict=True):
+            if was == now or not dim.HasField("dim_value"):
+                continue
+            if now is None:
+                dim.Clear()
+            else:
+                dim.dim_value = now
+
+
+def _set_metadata(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
+    """Entries keep their order; new ones follow, sorted by key."""
+    props = {p.key: p for p in proto.metadata_props}
+    for key in [k for k in props if k not in new]:
+        proto.metadata_props.remove(props[key])
+    for key in [*(k for k in props if k in new), *sorted(k for k in new if k not in props)]:
+        if key in props:
+            props[key].value = new[key]
+        else:
+            proto.metadata_props.add(key=key, value=new[key])
+
+
+def _validate(  # noqa: PLR0913, PLR0917
+    source: files.Source,
+    proto: onnx.ModelProto,
+    plan: Plan,
+    provider: str,
+    feeds: Sequence[NamedFeed] | None,
+    folder: Path | None = None,
+) -> Verdict:
+    # the runtime is imported only where it runs something
+    from onnx_headcut.validate import validate as hold  # noqa: PLC0415
+
+    return hold(
+        source.proto,
+        proto,
+        sites=plan.sites,
+        cut_sites=plan.cut_sites,
+        order=plan.selection.order,
+        feeds=feeds,
+        provider=provider,
+        original_dir=source.folder,
+        cut_dir=folder or source.folder,
+    )
+
+
+def _write(result: Cut, source: files.Source, target: Path) -> None:
+    if result.plan.selection.identity and source.path is not None:
+        files.write_atomically(target, source.path.read_bytes())
+        return
+    files.save(result.model, target)
+
+
+__all__ = ["Cut", "Inspection", "Options", "Plan", "cut", "inspect", "understand", "validate"]

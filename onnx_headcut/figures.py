@@ -1,0 +1,186 @@
+"""Figures of a model: parameters, multiply-adds, nodes, bytes, and its heads in detail."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import helper
+
+from onnx_headcut.facts import Fact, attributes
+from onnx_headcut.model import all_tensors
+from onnx_headcut.provenance import WEIGHTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
+
+    from onnx_headcut.analysis import Analysis, Scope
+    from onnx_headcut.classes import Classes
+    from onnx_headcut.labels import Labels
+    from onnx_headcut.locate import Located
+    from onnx_headcut.plan import OutputClasses, Plan
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head: a node whose output channels are class scores."""
+
+    node: str
+    op: str
+    weight: str
+    shape: tuple[int, ...]
+    dtype: str
+    anchors: int
+    classes: int
+    channels: int
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Sizes of a model; ``bytes`` is that of the serialized protobuf, without external data."""
+
+    heads: int
+    channels: int
+    parameters: int
+    macs: int
+    nodes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found."""
+
+    heads: tuple[Head, ...]
+    outputs: tuple[OutputClasses, ...]
+    classes: Classes
+    activation: str
+    evidence: str
+    figures: Figures
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def head_parameters(self) -> int:
+        """Parameters of all heads."""
+        return sum(h.parameters for h in self.heads)
+
+    @property
+    def head_macs(self) -> int:
+        """Multiply-adds of all heads."""
+        return sum(h.macs for h in self.heads)
+
+    def savings(self, kept: int) -> tuple[float, float]:
+        """Share of all parameters and multiply-adds that a cut to ``kept`` columns saves (0..1)."""
+        share = 1 - kept / self.classes.count
+        labelled = [h.anchors * h.classes / h.channels for h in self.heads]
+        parameters = sum(h.parameters * s for h, s in zip(self.heads, labelled, strict=True))
+        macs = sum(h.macs * s for h, s in zip(self.heads, labelled, strict=True))
+        return (
+            share * parameters / max(self.figures.parameters, 1),
+            share * macs / max(self.figures.macs, 1),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with stable keys."""
+        return {
+            "schema": 1,
+            "heads": [asdict(h) for h in self.heads],
+            "activation": self.activation,
+            "evidence": self.evidence,
+            "classes": asdict(self.classes),
+            "outputs": [asdict(o) for o in self.outputs],
+            "figures": asdict(self.figures),
+            "head_share": {
+                "parameters": self.head_parameters / max(self.figures.parameters, 1),
+                "macs": self.head_macs / max(self.figures.macs, 1),
+            },
+            "example_shapes": {k: list(v) for k, v in self.shapes.items()},
+        }
+
+
+def inspection(analysis: Analysis, located: Located, classes: Classes, plan: Plan) -> Inspection:
+    """Put together what was found."""
+    heads = tuple(_head(analysis.main, i, m) for i, m in sorted(located.heads.items()))
+    return Inspection(
+        heads,
+        plan.outputs,
+        classes,
+        located.activation,
+        located.evidence,
+        figures(analysis, located),
+        dict(analysis.shapes),
+    )
+
+
+def _head(scope: Scope, i: int, labels: Labels) -> Head:
+    node = scope.graph.node[i]
+    weight = _weight(scope, node)
+    fact = scope.old(weight)
+    shape = fact.static or ()
+    present = labels.ids[labels.ids >= 0]
+    bias = scope.old(node.input[2]).static if len(node.input) > 2 and node.input[2] else None
+    parameters = int(np.prod(shape)) + (int(np.prod(bias)) if bias else 0)
+    classes = len(np.unique(present))
+    return Head(
+        node.name or node.output[0],
+        node.op_type,
+        weight,
+        shape,
+        helper.tensor_dtype_to_string(fact.elem_type).removeprefix("TensorProto.").lower(),
+        len(present) // max(classes, 1),
+        classes,
+        len(labels.ids),
+        parameters,
+        node_macs(node, scope.old),
+    )
+
+
+def _weight(scope: Scope, node: onnx.NodeProto) -> str:
+    if node.op_type == "MatMul" and node.input[0] in scope.index.initializers:
+        return str(node.input[0])
+    return str(node.input[1])
+
+
+def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
+    """Multiply-adds of one node; 0 where shapes are not known or the op has no weights."""
+    if node.op_type not in WEIGHTED or len(node.input) < 2:
+        return 0
+    out, data, weight = (fact(n).static for n in (node.output[0], *node.input[:2]))
+    if out is None or weight is None or data is None:
+        return 0
+    if node.op_type in {"Conv", "FusedConv", "ConvInteger"}:
+        return int(np.prod(out)) * int(np.prod(weight[1:]))
+    if node.op_type == "ConvTranspose":
+        return int(np.prod(data)) * int(np.prod(weight[1:]))
+    inner = data[0] if attributes(node).get("transA", 0) else data[-1]
+    return int(np.prod(out)) * inner
+
+
+def figures(
+    analysis: Analysis, located: Located, cut: onnx.ModelProto | None = None
+) -> Figures:
+    """Sizes of the analysed model or, after `make_plan`, of its ``cut``."""
+    scope = analysis.main
+    proto = cut or analysis.source.proto
+    stored = {t.name: Fact(tuple(t.dims), t.data_type) for t in proto.graph.initializer}
+
+    def fact(name: str) -> Fact:
+        return stored.get(name) or (scope.new(name) if cut is not None else scope.old(name))
+
+    channels = 0
+    for i, labels in located.heads.items():
+        shape = fact(located.values[i]).shape
+        channels += (shape[labels.axis] or 0) if shape else len(labels.ids)
+    return Figures(
+        heads=len(located.heads),
+        channels=channels,
+        parameters=sum(int(np.prod(t.dims)) for t in all_tensors(proto) if len(t.dims)),
+        macs=sum(node_macs(n, fact) for n in proto.graph.node),
+        nodes=sum(1 for n in proto.graph.node if n.op_type != "Constant"),
+        bytes=proto.ByteSize(),
+    )

@@ -1,0 +1,162 @@
+"""From an analysed model to a plan: every edit a cut needs, found before any is made."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.labels import NONE, Labels, Lookup, Mark, Selection, Site, Whole
+from onnx_headcut.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx_headcut.analysis import Analysis
+    from onnx_headcut.facts import Fact
+    from onnx_headcut.locate import Located
+
+
+@dataclass(frozen=True)
+class OutputClasses:
+    """How one graph output depends on classes.
+
+    ``kind``: ``scores`` (positions ``columns`` of ``axis`` belong to classes), ``class ids``
+    (its values are class numbers), ``detections`` (rows of several classes), ``independent``.
+    """
+
+    name: str
+    shape: tuple[int | None, ...] | None
+    kind: str
+    axis: int | None = None
+    columns: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edit for a person: the node, its op, and what changes."""
+
+    node: str
+    op: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All edits that a cut needs; printable, and applied as a whole or not at all."""
+
+    selection: Selection
+    heads: dict[int, Labels]
+    sites: tuple[Site, ...]
+    cut_sites: tuple[Site, ...]
+    edits: tuple[ed.Edit, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[OutputClasses, ...]
+    notes: tuple[str, ...]
+    changed: dict[str, tuple[Fact, Fact]]
+    """Values of the main graph whose shape or value changes: the fact before and after."""
+
+    def lines(self) -> Iterator[str]:
+        """The plan as text, a line an edit, grouped by node."""
+        by_node: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for step in self.steps:
+            by_node[step.node, step.op].append(step.change)
+        for (node, op), changes in by_node.items():
+            yield f"{op} {node!r}: {'; '.join(changes)}"
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The edits as plain data."""
+        return [{"node": s.node, "op": s.op, "change": s.change} for s in self.steps]
+
+
+def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Plan:
+    """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely."""
+    main = analysis.main
+    main.marks.clear()
+    main.after.clear()
+    trace = Trace(analysis.interpreter, selection)
+    trace.heads = {(k,): v for k, v in located.heads.items()}
+    trace.run(main)
+    outputs = tuple(
+        describe_output(o.name, main.old(o.name), main.mark(o.name)) for o in main.graph.output
+    )
+    steps = []
+    for edit in sorted(trace.edits.values(), key=lambda e: e.place):
+        _, node = ed.node_at(main.graph, edit.place)
+        steps.append(Step(node.name or node.output[0], node.op_type, edit.describe()))
+    changed = {n: (main.old(n), f) for n, f in main.after.items()}
+    cut_sites = tuple(
+        Site(s.value, s.axis, tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist()),
+             s.activation)
+        for s in located.sites
+    )  # fmt: skip
+    return Plan(
+        selection,
+        dict(located.heads),
+        located.sites,
+        cut_sites,
+        tuple(trace.edits.values()),
+        tuple(steps),
+        outputs,
+        tuple(trace.notes),
+        changed,
+    )
+
+
+def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:
+    """What a mark on a graph output means for its reader."""
+    if isinstance(mark, Labels):
+        return OutputClasses(name, fact.shape, "scores", mark.axis, ranges(mark.ids))
+    if isinstance(mark, Lookup):
+        return OutputClasses(name, fact.shape, "class ids")
+    if isinstance(mark, Whole):
+        return OutputClasses(name, fact.shape, f"class {mark.cls} alone")
+    kind = "independent" if mark is None else "detections"
+    return OutputClasses(name, fact.shape, kind)
+
+
+def ranges(ids: Any) -> str:
+    """Positions that carry a class, as ``5-84`` or ``0-80, 85-165``."""
+    at = np.flatnonzero(np.asarray(ids) != NONE)
+    if not at.size:
+        return ""
+    parts = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
+    return ", ".join(f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def dropped_column(analysis: Analysis, count: int) -> tuple[int, str] | None:
+    """The first or last column, if the graph itself never lets it out; and which node drops it.
+
+    Needs the marks of a trace that keeps everything. Reads the tensors that carry all columns and
+    have no reader that carries them all: what those readers leave out is dropped.
+    """
+    main = analysis.main
+    seen: set[int] = set()
+    full = {n for n, m in main.marks.items()
+            if isinstance(m, Labels) and set(range(count)) <= set(m.ids.tolist())}  # fmt: skip
+    where = ""
+    for name in full:
+        readers = [main.graph.node[i] for i in main.index.consumers.get(name, ())]
+        if any(o in full for n in readers for o in n.output):
+            continue
+        if name in main.index.outputs:
+            return None
+        for node in readers:
+            marks = [main.marks.get(o) for o in node.output]
+            if node.op_type in {"Shape", "Size"}:
+                continue
+            for mark in marks:
+                if isinstance(mark, Labels):
+                    seen |= set(mark.ids.tolist())
+                elif isinstance(mark, Whole):
+                    seen.add(mark.cls)
+                else:
+                    return None
+            where = f"{node.op_type} node {node.name or node.output[0]!r}"
+    missing = set(range(count)) - seen
+    if seen and len(missing) == 1 and missing <= {0, count - 1}:
+        return missing.pop(), where
+    return None
