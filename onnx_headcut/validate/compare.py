@@ -28,7 +28,8 @@ class Tolerance:
 
     def allowed(self, expected: npt.NDArray[np.float64], scale: float) -> Array:
         """Give the allowed difference for each expected value."""
-        return np.asarray(self.relative * np.abs(expected) + self.absolute * scale)
+        with np.errstate(invalid="ignore"):  # 0 times infinity
+            return np.asarray(self.relative * np.abs(expected) + self.absolute * scale)
 
 
 # By the narrowest type that the scores passed through. A convolution with fewer output channels may
@@ -100,9 +101,9 @@ def difference(
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         distance = np.where(finite, np.abs(a - b), np.where(same, 0.0, np.inf))
     allowed = _allowed(a, tolerance, axis, kinds)
-    outside = (distance > allowed) & ~same
+    outside = ~same & ~(finite & (distance <= allowed))
     # A ratio picks the worst place, also among values within tolerance.
-    ratio = np.where(same, 0.0, distance / np.maximum(allowed, 1e-300))
+    ratio = np.where(same, 0.0, np.where(finite, distance / np.maximum(allowed, 1e-300), np.inf))
     flat = int(np.argmax(ratio))
     where = tuple(int(i) for i in np.unravel_index(flat, a.shape))
     reach = distance[finite]

@@ -8,7 +8,7 @@ exciting classes and looking, not by names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,66 +57,57 @@ class Group:
 
 
 def _beside(arrays: Sequence[Array]) -> Floats:
-    flat = [np.asarray(a, np.float64).reshape(a.shape[0], int(np.prod(a.shape[1:]))) for a in arrays]
-    return np.concatenate(flat, axis=1)
+    return np.concatenate(
+        [np.asarray(a, np.float64).reshape(a.shape[0], int(np.prod(a.shape[1:]))) for a in arrays],
+        axis=1,
+    )
 
 
 def group_outputs(names: Sequence[str], runs: Sequence[Mapping[str, Array]]) -> list[Group]:
     """Sort outputs into groups by their shapes in several runs.
 
-    Outputs that fit nowhere form groups of one: their first axis then holds the rows.
+    Outputs with the same first two axes have a batch axis in front; all else has its rows on the
+    first axis. A single number, or one number an image, counts rows.
     """
     shapes = {name: [run[name].shape for run in runs] for name in names}
-    by_prefix: dict[tuple[tuple[int, ...], ...], list[str]] = {}
-    for name in names:
-        if all(len(shape) >= 2 for shape in shapes[name]):
-            by_prefix.setdefault(tuple(s[:2] for s in shapes[name]), []).append(name)
-    batched = [
-        found
-        for prefix, found in by_prefix.items()
-        if (len(found) > 1 or len(shapes[found[0]][0]) == 3)
-        and any(p[1] != 1 for p in prefix)
-    ]
-    taken = {name for found in batched for name in found}
-    left = [name for name in names if name not in taken]
+    batched = _batched(shapes)
+    left = [name for name in names if not any(name in found for found in batched)]
+    groups = []
     if batched:
-        counts = tuple(n for n in left if all(_counts(s, runs[0][taken_one(batched)]) for s in shapes[n]))
-        first, *others = batched
-        groups = [_group(first, 1, runs, counts), *(_group(g, 1, runs) for g in others)]
+        images = shapes[batched[0][0]][0][0]
+        counts = [n for n in left if all(int(np.prod(s)) in (1, images) for s in shapes[n])]
         left = [name for name in left if name not in counts]
-    else:
-        groups = []
+        groups += [_group(found, 1, runs) for found in batched]
+        groups[0] = replace(groups[0], counts=tuple(counts))
+    scalars = tuple(name for name in left if all(shape == () for shape in shapes[name]))
     by_length: dict[tuple[int, ...], list[str]] = {}
-    scalars = [name for name in left if all(shape == () for shape in shapes[name])]
     for name in left:
         if name not in scalars:
             by_length.setdefault(tuple(shape[0] for shape in shapes[name]), []).append(name)
     groups += [_group(found, 0, runs) for found in by_length.values()]
-    if scalars:
-        groups.append(Group((), 0, tuple(scalars)))
-    return groups
+    return [*groups, Group((), 0, scalars)] if scalars else groups
 
 
-def taken_one(batched: Sequence[Sequence[str]]) -> str:
-    """Name one output of the first group that has a batch axis."""
-    return batched[0][0]
+def _batched(shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> list[list[str]]:
+    """List groups of outputs ``[images, rows, …]``: several that agree, or one of rank 3."""
+    found: dict[tuple[tuple[int, ...], ...], list[str]] = {}
+    for name, seen in shapes.items():
+        if all(len(shape) >= 2 for shape in seen):
+            found.setdefault(tuple(shape[:2] for shape in seen), []).append(name)
+    return [
+        names
+        for prefix, names in found.items()
+        if (len(names) > 1 or len(shapes[names[0]][0]) == 3) and any(p[1] != 1 for p in prefix)
+    ]
 
 
-def _counts(shape: tuple[int, ...], sample: Array) -> bool:
-    return int(np.prod(shape)) in (1, sample.shape[0])
-
-
-def _group(
-    names: Sequence[str],
-    axis: int,
-    runs: Sequence[Mapping[str, Array]],
-    counts: tuple[str, ...] = (),
-) -> Group:
-    columns = []
-    for name in names:
-        width = int(np.prod(runs[0][name].shape[axis + 1 :]))
-        columns += [Column(name, place) for place in range(width)]
-    return Group(tuple(names), axis, counts, tuple(columns))
+def _group(names: Sequence[str], axis: int, runs: Sequence[Mapping[str, Array]]) -> Group:
+    columns = [
+        Column(name, place)
+        for name in names
+        for place in range(int(np.prod(runs[0][name].shape[axis + 1 :])))
+    ]
+    return Group(tuple(names), axis, (), tuple(columns))
 
 
 def stack(rows: Sequence[Floats]) -> Floats:
@@ -189,18 +180,30 @@ def label_candidates(group: Group, runs: Iterable[Floats], widest: int = 8) -> t
     )
 
 
-def excited_rows(group: Group, rows: Floats, quiet: Floats) -> Floats:
-    """Keep the rows that excitement brought: scores far above those of a run without any.
+def calm_of(group: Group, quiet: Floats) -> float:
+    """Give the highest score of a run in which nothing is excited; -inf where it has no rows."""
+    if group.score is None or not len(quiet):
+        return -np.inf
+    return float(quiet[:, group.score].max())
 
-    Without a score column, whatever is there beyond the number of rows of the quiet run.
+
+def floor_of(group: Group, rows: Floats, calm: float, share: float) -> float:
+    """Give the score that a row has to exceed, to be more than what is left in an unused slot.
+
+    It lies ``share`` of the way from ``calm`` to the best score, and clearly above calm.
     """
     if group.score is None:
-        return rows if len(rows) > len(quiet) else rows[:0]
-    scores = rows[:, group.score]
-    calm = float(quiet[:, group.score].max(initial=0.0)) if len(quiet) else 0.0
-    if not len(scores) or scores.max() <= max(4 * calm, 1e-6):
-        return rows[:0]
-    return rows[scores >= max(0.5 * float(scores.max()), 4 * calm)]
+        return -np.inf
+    low = 0.0 if calm == -np.inf else calm
+    best = float(rows[:, group.score].max(initial=low))
+    return low + max(share * (best - low), 3 * low, 1e-6)
+
+
+def above(group: Group, rows: Floats, calm: float, share: float) -> Floats:
+    """Keep the rows that exceed ``floor_of``; all of them without a score column."""
+    if group.score is None:
+        return rows
+    return rows[rows[:, group.score] > floor_of(group, rows, calm, share)]
 
 
 # ------------------------------------------------------------------ matching
@@ -221,18 +224,25 @@ class Match:
 
 
 def allowed_of(
-    group: Group, rows: Floats, dtypes: Mapping[str, Tolerance]
+    group: Group, rows: Floats, tolerances: Mapping[str, Tolerance]
 ) -> npt.NDArray[np.float64]:
     """Give what each value of the rows may differ by, from its output's tolerance and scale.
 
-    Label columns are exact, and so are columns of whole numbers in outputs that are integer.
+    Label columns are exact. Scores have a scale of their own where they share an output with boxes.
     """
     allowed = np.zeros_like(rows)
     for at, column in enumerate(group.columns):
-        tolerance = EXACT if at in group.labels else dtypes[column.output]
-        same = [i for i, other in enumerate(group.columns) if other.output == column.output]
-        others = [i for i in same if i not in group.labels and (i == group.score) == (at == group.score)]
-        allowed[:, at] = tolerance.allowed(rows[:, at], scale_of(rows[:, others]) if others else 0.0)
+        if at in group.labels:
+            continue
+        alike = [
+            other
+            for other, its in enumerate(group.columns)
+            if its.output == column.output
+            and other not in group.labels
+            and (other == group.score) == (at == group.score)
+        ]
+        tolerance = tolerances.get(column.output, EXACT)
+        allowed[:, at] = tolerance.allowed(rows[:, at], scale_of(rows[:, alike]))
     return allowed
 
 
@@ -243,41 +253,40 @@ def match(expected: Floats, got: Floats, allowed: Floats) -> Match:
     the given order, each to its nearest free row.
     """
     size = min(len(expected), len(got))
-    with np.errstate(invalid="ignore"):
-        straight = _within(expected[:size], got[:size], allowed[:size])
-        pairs = [(i, i) for i in np.flatnonzero(straight)]
-        missing, extra = [], []
-        free = np.array(
-            [j for j in range(len(got)) if j >= size or not straight[j]], np.int64
-        )
-        for i in [i for i in range(len(expected)) if i >= size or not straight[i]]:
-            hits = free[_within(expected[i], got[free], allowed[i])]
-            if not len(hits):
-                missing.append(i)
-                continue
-            distance = np.nan_to_num(np.abs(got[hits] - expected[i])).sum(1)
+    straight = np.zeros(max(len(expected), len(got)), bool)
+    straight[:size] = _within(expected[:size], got[:size], allowed[:size])
+    pairs = [(int(i), int(i)) for i in np.flatnonzero(straight)]
+    free = np.flatnonzero(~straight[: len(got)])
+    missing = []
+    for i in np.flatnonzero(~straight[: len(expected)]):
+        hits = free[_within(expected[i], got[free], allowed[i])]
+        if len(hits):
+            with np.errstate(invalid="ignore"):
+                distance = np.nan_to_num(np.abs(got[hits] - expected[i])).sum(1)
             j = int(hits[np.argmin(distance)])
-            pairs.append((i, j))
+            pairs.append((int(i), j))
             free = free[free != j]
-        extra = [int(j) for j in free]
-        left, right = (np.array([p[k] for p in pairs], np.int64) for k in (0, 1))
-        a, b = expected[left], got[right]
-        finite = np.isfinite(a) & np.isfinite(b)
-        distance = np.abs(a - b)[finite]
-        size_of = np.abs(a)[finite]
-    relative = distance[size_of > 0] / size_of[size_of > 0]
-    return Match(
-        len(pairs),
-        tuple(missing),
-        tuple(extra),
-        float(distance.max(initial=0.0)),
-        float(relative.max(initial=0.0)),
-    )
+        else:
+            missing.append(int(i))
+    max_abs, max_rel = _reach(expected, got, pairs)
+    return Match(len(pairs), tuple(missing), tuple(int(j) for j in free), max_abs, max_rel)
+
+
+def _reach(expected: Floats, got: Floats, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    left, right = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
+    a, b = expected[left], got[right]
+    finite = np.isfinite(a) & np.isfinite(b)
+    distance, size = np.abs(a[finite] - b[finite]), np.abs(a[finite])
+    relative = distance[size > 0] / size[size > 0]
+    return float(distance.max(initial=0.0)), float(relative.max(initial=0.0))
 
 
 def _within(expected: Floats, got: Floats, allowed: Floats) -> npt.NDArray[np.bool_]:
-    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-    close: npt.NDArray[np.bool_] = (same | (np.abs(got - expected) <= allowed)).all(-1)
+    with np.errstate(invalid="ignore"):
+        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+        close: npt.NDArray[np.bool_] = (
+            same | (np.isfinite(expected) & (np.abs(got - expected) <= allowed))
+        ).all(-1)
     return close
 
 

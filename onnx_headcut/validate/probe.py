@@ -7,7 +7,7 @@ output belongs to the class whose code it follows, to no class if nothing moves 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Meaning:
     kind: str
     shape: tuple[int, ...]
     axes: tuple[int, ...] = ()
-    ids: Mapping[int, tuple[int, ...]] | None = None
+    ids: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     why: str = ""
 
 
@@ -167,9 +167,7 @@ def _elements(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) -
     """Label each element: a kept source column, NONE, DROPPED, MIXED or SILENT."""
     *coded, noise_a, noise_b = arrays
     shape = coded[0].shape
-    signs = [
-        _moves(plus, minus) for plus, minus in zip(coded[::2], coded[1::2], strict=True)
-    ]
+    signs = [_moves(plus, minus) for plus, minus in zip(coded[::2], coded[1::2], strict=True)]
     bits = signs[:-1] if has_dropped else signs
     every, none = np.ones(shape, bool), np.ones(shape, bool)
     for sign in bits:
@@ -266,9 +264,16 @@ def natural_cut(ids: Sequence[int], order: Sequence[int]) -> list[int] | None:
 
 
 def in_column_order(ids: Sequence[int]) -> bool:
-    """Say whether columns appear first in rising order, as the numbering of columns means it."""
-    seen = [label for label in dict.fromkeys(ids) if label >= 0]
-    return seen == sorted(seen)
+    """Say whether each kept column stands where its number says, as columns are numbered.
+
+    All columns count, the DROPPED ones too; a background that was sliced off moves all alike.
+    """
+    entries = [label for label in ids if label != NONE]
+    first = {label: at for at, label in reversed(list(enumerate(entries))) if label >= 0}
+    times = int(occurrences([label for label in entries if label >= 0]).max(initial=0)) + 1
+    in_blocks = {at - label for label, at in first.items()}
+    in_runs = {at / times - label for label, at in first.items()}
+    return min(len(in_blocks), len(in_runs)) <= 1
 
 
 def site_complaints(

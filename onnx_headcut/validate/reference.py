@@ -140,9 +140,7 @@ def raw_name(value: str) -> str:
     return f"headcut/raw/{value}"
 
 
-def site_feed(
-    site: Site, shape: Sequence[int], pattern: Array, gain: float
-) -> tuple[Array, Array]:
+def site_feed(site: Site, shape: Sequence[int], pattern: Array, gain: float) -> tuple[Array, Array]:
     """Lay a pattern out as a site has its classes.
 
     ``pattern`` is float32 ``[others, occurrences, columns]``: positions of all other axes together
@@ -371,10 +369,12 @@ def _declared(name: str, sample: Array) -> onnx.ValueInfoProto:
 def _site_nodes(index: int, site: Site, scores: Array) -> list[onnx.NodeProto]:
     elem_type = helper.np_dtype_to_tensor_dtype(scores.dtype)
     multiply, add, product = f"headcut/mul{index}", f"headcut/add{index}", f"headcut/scaled{index}"
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     if elem_type != TensorProto.FLOAT:
-        for name in (multiply, add):
-            nodes.append(helper.make_node("Cast", [name], [f"{name}/cast"], to=elem_type))
+        nodes += [
+            helper.make_node("Cast", [name], [f"{name}/cast"], to=elem_type)
+            for name in (multiply, add)
+        ]
         multiply, add = f"{multiply}/cast", f"{add}/cast"
     nodes.append(helper.make_node("Mul", [raw_name(site.value), multiply], [product]))
     nodes.append(helper.make_node("Add", [product, add], [site.value]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
     import onnx
-    from google.protobuf.message import Message
+    from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 # Shapes, limits, counts and the like may be rewritten; more elements than this are weights.
 _SMALL = 64
@@ -107,9 +107,7 @@ def structural(
     _compare_initializers(original.graph, cut.graph, claims, found)
     _compare_weights(original.graph, cut.graph, claims, found)
     _compare_rest(original.graph, cut.graph, claims, found)
-    return Findings(
-        tuple(found.problems), tuple(found.selections), found.nodes, found.initializers
-    )
+    return Findings(tuple(found.problems), tuple(found.selections), found.nodes, found.initializers)
 
 
 def _bytes(message: Message) -> bytes:
@@ -216,7 +214,7 @@ def _compare_initializers(
             what = "differs" if name in new else "is gone"
             found.problems.append(f"initializer {name!r} {what}")
         elif name in new:
-            _hold(name, tensor, name, new[name], claims, found)
+            _hold(name, (name, tensor), new[name], claims, found)
     for name in sorted(new.keys() - old.keys() - claims.initializers):
         found.problems.append(f"initializer {name!r} is new")
     _compare_order("initializers", old, new, found)
@@ -267,19 +265,20 @@ def _compare_weights(
         for was, now in inputs:
             if now in new and now not in old and was in old and now not in paired:
                 paired.add(now)
-                _hold(was, old[was], now, new[now], claims, found)
+                _hold(now, (was, old[was]), new[now], claims, found)
     gone = [name for name in old if name not in new]
     for name in [name for name in new if name not in old and name not in paired]:
         _hold_any(name, new[name], {one: old[one] for one in gone}, claims, found)
     for key in [key for key in after if key in old and key in new and key in claims.nodes]:
         if after[key].op_type == "Constant" and _bytes(old[key]) != _bytes(new[key]):
-            _hold(key, old[key], key, new[key], claims, found)
+            _hold(key, (key, old[key]), new[key], claims, found)
 
 
-def _hold(  # noqa: PLR0913  (two tensors with their names)
-    was: str, old: TensorProto, name: str, new: TensorProto, claims: Claims, found: _Found
+def _hold(
+    name: str, source: tuple[str, TensorProto], new: TensorProto, claims: Claims, found: _Found
 ) -> None:
     """Demand that a tensor is a selection of the one it stands for, a small one, or claimed."""
+    was, old = source
     selection = find_selection(_array(old, found.folders[0]), _array(new, found.folders[1]))
     if selection is not None:
         found.selections.append(Selection(name, was, *selection))
@@ -351,8 +350,8 @@ def _compare_rest(
         if f"graph.{name}" not in claims.fields and not _same_field(original, cut, name):
             found.problems.append(f"graph field {name!r} differs")
     # Before IR version 4 initializers are listed as inputs too, and come and go with them.
-    inputs = [[v for v in g.input if v.name not in claims.initializers] for g in (original, cut)]
-    _compare_values("input", *inputs, claims.values, found)
+    old, new = ([v for v in g.input if v.name not in claims.initializers] for g in (original, cut))
+    _compare_values("input", old, new, claims.values, found)
     _compare_values("output", original.output, cut.output, claims.values, found)
     if not claims.value_info:
         _compare_values("value_info", original.value_info, cut.value_info, frozenset(), found)

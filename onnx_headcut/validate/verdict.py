@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from onnx_headcut.validate.compare import Tolerance
-from onnx_headcut.validate.structure import Findings
+if TYPE_CHECKING:
+    from onnx_headcut.validate.compare import Tolerance
+    from onnx_headcut.validate.structure import Findings
 
 Status = Literal["passed", "failed", "inconclusive"]
 

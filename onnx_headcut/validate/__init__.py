@@ -1,0 +1,35 @@
+"""Validation: the proof that a cut model equals its original on the kept classes.
+
+It shares no code with the rules that make the cut. ``validate`` is loaded when it is first used:
+the onnxruntime behind it is not needed to inspect or cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_headcut.validate.compare import Tolerance
+    from onnx_headcut.validate.proof import validate
+    from onnx_headcut.validate.structure import Claims, Findings, structural
+    from onnx_headcut.validate.verdict import Settings, Verdict
+
+__all__ = ["Claims", "Findings", "Settings", "Tolerance", "Verdict", "structural", "validate"]
+
+_HOMES = {
+    "Claims": "structure",
+    "Findings": "structure",
+    "structural": "structure",
+    "Settings": "verdict",
+    "Verdict": "verdict",
+    "Tolerance": "compare",
+    "validate": "proof",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (whatever the name stands for)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,182 @@
+"""Both models on one input: the masked original, and the cut, with the same patterns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from onnx_headcut.errors import HeadcutError, ProviderError
+from onnx_headcut.validate import probe
+from onnx_headcut.validate.excite import Exciter, places
+from onnx_headcut.validate.reference import State, Twin, never, raw_name
+from onnx_headcut.validate.runtime import Session, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from onnx_headcut.labels import Site
+    from onnx_headcut.validate.inputs import NamedFeed
+
+Array = npt.NDArray[Any]
+Values = dict[str, Array]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to validate: its protobuf, what a session is opened from, and its data's folder."""
+
+    proto: onnx.ModelProto
+    source: onnx.ModelProto | Path
+    folder: Path | None
+
+
+def load(model: onnx.ModelProto | Path, folder: Path | None) -> Model:
+    """Take a model as it is given. External data stay where they are."""
+    if isinstance(model, onnx.ModelProto):
+        return Model(model, model, folder)
+    proto = onnx.load(model, load_external_data=False)
+    return Model(proto, model, folder or model.parent)
+
+
+class CutBroken(Exception):
+    """The cut model cannot be loaded or run."""
+
+
+class Pair:
+    """Both models on one input, with the same patterns on the same classes."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  (two models with their sites)
+        self,
+        original: Model,
+        cut: Model,
+        sites: Sequence[Site],
+        cut_sites: Sequence[Site],
+        columns: probe.Columns,
+        provider: str,
+        seed: int,
+    ) -> None:
+        self.columns, self._seed = columns, seed
+        self.session: Session | None = None
+        self.deployed: Session | None = None
+        self._cut_model, self._provider = cut, provider
+        self.original = Twin(original.proto, sites, self._opener(original))
+        self.cut = guard(lambda: Twin(cut.proto, cut_sites, self._opener(cut)))
+        self.state = State({}, {})
+        self.cut_state = State({}, {})
+        self.deployed_outputs: Values = {}
+
+    def _opener(self, model: Model) -> Callable[[onnx.ModelProto], Session]:
+        def opener(proto: onnx.ModelProto) -> Session:
+            folder = model.folder
+            session = open_session(proto, provider=self._provider, external_data_dir=folder)
+            if self.session is None:
+                self.session = session
+            return session
+
+        return opener
+
+    def start(self, feed: NamedFeed) -> bool:
+        """Run both models as they are; False where the original does not take an optional size."""
+        try:
+            self.state = self.original.base(feed.feed)
+        except HeadcutError:
+            if feed.may_fail:
+                return False
+            raise
+        if self.deployed is None:
+            model = self._cut_model
+            self.deployed = guard(
+                lambda: open_session(
+                    model.source, provider=self._provider, external_data_dir=model.folder
+                )
+            )
+        deployed = self.deployed
+        self.deployed_outputs = guard(lambda: deployed.run(feed.feed))
+        self.cut_state = guard(lambda: self.cut.base(feed.feed))
+        return True
+
+    @property
+    def never(self) -> float:
+        """What masks a class."""
+        return never(self.state.scores)
+
+    @property
+    def precision(self) -> list[np.dtype[Any]]:
+        """The dtypes that scores pass through."""
+        return [scores.dtype for scores in self.state.scores.values()]
+
+    def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
+        """Run both tails with a pattern per site; the original's dropped classes are masked."""
+        reference = self.original.run(self.state, self._mask(patterns), gain)
+        return reference, guard(lambda: self.cut.run(self.cut_state, patterns, gain))
+
+    def run_original(self, patterns: Sequence[Array], *, masked: bool = False) -> Values:
+        """Run the original's tail alone."""
+        return self.original.run(self.state, self._mask(patterns) if masked else patterns, 0.0)
+
+    def run_cut(self, patterns: Sequence[Array]) -> Values:
+        """Run the cut's tail alone."""
+        return guard(lambda: self.cut.run(self.cut_state, patterns, 0.0))
+
+    def masked(self) -> tuple[Values, list[Array]]:
+        """Run the reference: outputs, and the scores at the sites (behind masked ones, too)."""
+        patterns = [self.columns.pattern() for _ in self.original.sites]
+        values = self.original.run(self.state, self._mask(patterns), 1.0)
+        scores = [
+            values.get(raw_name(site.value), self.state.scores[site.value])
+            for site in self.original.sites
+        ]
+        return values, scores
+
+    def exciter(self, background: int | None) -> Exciter:
+        """Make patterns for the sites as large as they are on this input."""
+        sizes = [places(s, self.state.scores[s.value]) for s in self.original.sites]
+        return Exciter(sizes, self.columns, background=background, seed=self._seed)
+
+    def noise(self, seed: int) -> tuple[Values, Values]:
+        """Run both tails with noise in place of all scores."""
+        return self.run(self.exciter(None).noise(seed))
+
+    def _mask(self, patterns: Sequence[Array]) -> list[Array]:
+        masked = [pattern.copy() for pattern in patterns]
+        for pattern in masked:
+            pattern[..., list(self.columns.dropped)] = self.never
+        return masked
+
+    def meanings(
+        self, names: Sequence[str]
+    ) -> tuple[dict[str, probe.Meaning], dict[str, probe.Meaning]]:
+        """Probe both models for what the elements of their outputs mean."""
+        count = len(self.original.sites)
+        noise = [self.noise(seed) for seed in (0, 1)]
+        before = probe.meanings(
+            lambda pattern: self.run_original([pattern] * count),
+            lambda seed: noise[seed][0],
+            names,
+            self.columns,
+            masked=self.never,
+        )
+        after = probe.meanings(
+            lambda pattern: self.run_cut([pattern] * count),
+            lambda seed: noise[seed][1],
+            names,
+            self.columns,
+            masked=None,
+        )
+        return before, after
+
+
+def guard(work: Callable[[], T]) -> T:
+    """Turn an error of the cut model into a finding."""
+    try:
+        return work()
+    except ProviderError:
+        raise
+    except HeadcutError as error:
+        raise CutBroken(f"the cut model does not run: {error.what}") from error

@@ -1,0 +1,222 @@
+"""Validation, step by step: the cut model against the masked reference.
+
+1. The labels at the score tensors are those that a cut has to leave, and so are the numbers.
+2. What the outputs' positions mean is found by probing both models, and has to correspond.
+3. On every input, the cut as it is equals the original with its dropped classes masked.
+4. Where detections are picked inside the graph, each kept class is made to win somewhere, and the
+   detections have to be the same set, with the right ids.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_headcut.validate import probe
+from onnx_headcut.validate.inputs import synthetic
+from onnx_headcut.validate.pair import CutBroken, Model, Pair, load
+from onnx_headcut.validate.runtime import placement
+from onnx_headcut.validate.sets import Sets
+from onnx_headcut.validate.structure import Claims, structural
+from onnx_headcut.validate.tally import Layout, Ledger
+from onnx_headcut.validate.verdict import Settings, Verdict, Where, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import onnx
+
+    from onnx_headcut.labels import Site
+    from onnx_headcut.validate.inputs import NamedFeed
+
+
+def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
+    original: onnx.ModelProto | Path,
+    cut: onnx.ModelProto | Path,
+    *,
+    sites: Sequence[Site],
+    cut_sites: Sequence[Site],
+    order: Sequence[int],
+    background: int | None = None,
+    feeds: Sequence[NamedFeed] | None = None,
+    provider: str = "auto",
+    settings: Settings | None = None,
+    claims: Claims | None = None,
+    original_dir: Path | None = None,
+    cut_dir: Path | None = None,
+) -> Verdict:
+    """Hold a cut model against its original.
+
+    ``sites`` are the tensors of class scores of the original, ``cut_sites`` the same of the cut in
+    the same order, with labels still in source columns. ``order`` are the source columns of the
+    cut's class axis in their new order, with the background where the model has one.
+    ``background`` is its source column where it is known: it need not be detected anywhere.
+    ``claims`` adds the structural proof. The folders are those of external data, where the models
+    are not given by their paths.
+
+    Never raises for a cut that is wrong: the verdict says so. Raises GraphRefused for scores that
+    cannot be masked, ProviderError for a provider that cannot be used, and InputError or
+    RuntimeFailure where the original itself does not run.
+    """
+    settings = settings or Settings()
+    before, after = load(original, original_dir), load(cut, cut_dir)
+    total = max((label for site in sites for label in site.ids), default=-1) + 1
+    columns = probe.Columns(max(total, max(order, default=-1) + 1), tuple(order), background)
+    proof = _Proof(before, after, columns, settings, provider)
+    proof.check_declared(sites, cut_sites)
+    if not proof.ledger.failures:
+        proof.run(sites, cut_sites, feeds)
+    return proof.verdict(claims)
+
+
+class _Proof:
+    """One validation under way."""
+
+    def __init__(
+        self,
+        original: Model,
+        cut: Model,
+        columns: probe.Columns,
+        settings: Settings,
+        provider: str,
+    ) -> None:
+        self.original, self.cut, self.columns = original, cut, columns
+        self.settings, self.provider = settings, provider
+        self.ledger = Ledger(columns, settings)
+        self.where: dict[str, Where] = {}
+        self.used: list[str] = []
+
+    def check_declared(self, sites: Sequence[Site], cut_sites: Sequence[Site]) -> None:
+        """Hold names of inputs and outputs, and the labels of the sites, against each other."""
+        ledger, graphs = self.ledger, (self.original.proto.graph, self.cut.proto.graph)
+        stored = [{t.name for t in graph.initializer} for graph in graphs]
+        inputs = [
+            [v.name for v in graph.input if v.name not in names]
+            for graph, names in zip(graphs, stored, strict=True)
+        ]
+        outputs = [[v.name for v in graph.output] for graph in graphs]
+        for what, (old, new) in (("inputs", inputs), ("outputs", outputs)):
+            if old != new:
+                ledger.fail(f"the cut's {what} are {new}, the original's {old}")
+        if len(set(self.columns.order)) < len(self.columns.order):
+            ledger.fail("a column is kept twice")
+        if not sites:
+            ledger.doubt("no tensor of class scores is known, so that nothing can be masked")
+        for complaint in probe.site_complaints(sites, cut_sites, self.columns.order):
+            ledger.fail(complaint)
+
+    def run(
+        self,
+        sites: Sequence[Site],
+        cut_sites: Sequence[Site],
+        feeds: Sequence[NamedFeed] | None,
+    ) -> None:
+        """Do all comparisons; what is found goes to the ledger."""
+        if not sites:
+            return
+        settings = self.settings
+        if feeds is None:
+            feeds = synthetic(
+                self.original.proto,
+                count=settings.count,
+                seed=settings.seed,
+                shapes=settings.shapes,
+            )
+        try:
+            self._run(sites, cut_sites, feeds)
+        except CutBroken as error:
+            self.ledger.fail(str(error))
+
+    def _run(
+        self, sites: Sequence[Site], cut_sites: Sequence[Site], feeds: Sequence[NamedFeed]
+    ) -> None:
+        pair = Pair(
+            self.original,
+            self.cut,
+            sites,
+            cut_sites,
+            self.columns,
+            self.provider,
+            self.settings.seed,
+        )
+        layout: Layout | None = None
+        sets: Sets | None = None
+        for feed in feeds:
+            if not pair.start(feed):
+                self.ledger.note(f"{feed.name}: the original does not take this size; left out")
+                continue
+            self.used.append(feed.name)
+            if layout is None:
+                self._prove_providers(pair, feed)
+                layout = self._layout(pair, sites)
+                sets = Sets(pair, layout, self.ledger, self.columns, self.settings)
+                sets.prove()
+                if layout.dense:
+                    reference, got = pair.noise(0)
+                    layout.compare("noise in place of all scores", reference, got)
+            self._compare_feed(pair, feed.name, layout, sets)
+
+    def _prove_providers(self, pair: Pair, feed: NamedFeed) -> None:
+        for name, session in (("original", pair.session), ("cut", pair.deployed)):
+            if session is not None:
+                counts = placement(session, dict(feed.feed))
+                self.where[name] = Where(session.provider, counts, session.note)
+
+    def _layout(self, pair: Pair, sites: Sequence[Site]) -> Layout:
+        """Find out what the outputs mean, in both models."""
+        flow = pair.original.flow
+        probed = [n for n in pair.original.outputs if n in flow.reached and n not in flow.chosen]
+        before, after = pair.meanings(probed) if probed else ({}, {})
+        layout = Layout(self.ledger, self.columns, pair.precision)
+        for name in pair.original.outputs:
+            if name in flow.chosen:
+                layout.rows.append(name)
+            elif name in before:
+                layout.add(name, before[name], after[name])
+            else:
+                layout.apart.append(name)
+        layout.check_numbering([site.ids for site in sites])
+        return layout
+
+    def _compare_feed(self, pair: Pair, name: str, layout: Layout, sets: Sets | None) -> None:
+        """Compare the cut with the masked original, and that with the original as it is."""
+        reference, scores = pair.masked()
+        for site, expected in zip(pair.original.sites, scores, strict=True):
+            cut_site = pair.cut.sites[pair.original.sites.index(site)]
+            got = pair.cut_state.scores[cut_site.value]
+            layout.compare_site(name, site, expected, got)
+        layout.compare(name, reference, pair.deployed_outputs)
+        layout.drift(pair.state.outputs, reference)
+        if sets is not None:
+            sets.compare_feed(name, reference, pair.deployed_outputs, pair.state.outputs)
+
+    def verdict(self, claims: Claims | None) -> Verdict:
+        """Put together what was found."""
+        ledger = self.ledger
+        structure = None
+        if claims is not None:
+            structure = structural(
+                self.original.proto,
+                self.cut.proto,
+                claims,
+                original_dir=self.original.folder,
+                cut_dir=self.cut.folder,
+            )
+            for problem in structure.problems:
+                ledger.fail(f"structure: {problem}")
+        if not ledger.failures:
+            ledger.demand_classes()
+        status, reasons = decide(ledger.failures, ledger.doubts, ledger.values)
+        return Verdict(
+            status,
+            reasons,
+            tuple(dict.fromkeys(ledger.notes)),
+            ledger.output_rows(),
+            ledger.class_rows(),
+            ledger.drift_rows(),
+            tuple(self.used),
+            ledger.runs,
+            self.where.get("original"),
+            self.where.get("cut"),
+            structure,
+        )

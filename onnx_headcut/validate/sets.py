@@ -1,0 +1,356 @@
+"""Detections that are picked inside the graph: learn their columns, excite, compare as sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_headcut.validate import detections as d
+from onnx_headcut.validate.compare import difference
+from onnx_headcut.validate.excite import DENSITIES, Exciter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnx_headcut.validate.pair import Pair
+    from onnx_headcut.validate.probe import Columns
+    from onnx_headcut.validate.tally import Layout, Ledger
+    from onnx_headcut.validate.verdict import Settings
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Values = dict[str, Array]
+
+_JUNK = 0.01  # of the way from calm to the best score: slots below it hold leftovers
+
+
+@dataclass
+class _Study:
+    """What was learnt of an original's detections, with one guess at the background."""
+
+    exciter: Exciter
+    density: float
+    groups: list[d.Group]
+    quiet: Values
+    labels: list[d.Labels] = field(default_factory=list)
+    alone: dict[int, Values] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> set[int]:
+        """Which columns' classes were detected when they alone were excited."""
+        return {column for labels in self.labels for column in labels.found}
+
+
+class Sets:
+    """The outputs that hold detections."""
+
+    def __init__(
+        self, pair: Pair, layout: Layout, ledger: Ledger, columns: Columns, settings: Settings
+    ) -> None:
+        self.pair, self.names, self.ledger = pair, layout.rows, ledger
+        self.columns, self.settings, self.precision = columns, settings, layout.precision
+        self._groups: list[d.Group] = []
+        self._expected: list[dict[int, dict[float, float]]] = []
+        self._columns_of: list[dict[float, int]] = []
+        self._calm: list[float] = []
+
+    def prove(self) -> None:
+        """Excite every kept class in every score tensor, and compare what comes out."""
+        if not self.names:
+            return
+        self.ledger.detects = True
+        study = self._study()
+        self._groups = study.groups
+        for group, labels in zip(study.groups, study.labels, strict=True):
+            self._calm.append(d.calm_of(group, _all_rows(group, study.quiet)))
+            self._learn_ids(group, labels)
+        for column, reference in study.alone.items():
+            got = self.pair.run_cut(study.exciter.excited(study.density, only=column))
+            self._compare(f"column {column} excited", reference, got, only=column)
+        self._excite_sites(study)
+
+    # -------------------------------------------------------------- learning, on the original
+
+    def _study(self) -> _Study:
+        """Learn with each guess at the background until every class shows."""
+        best: _Study | None = None
+        for background in self._backgrounds():
+            exciter = self.pair.exciter(background)
+            for density in DENSITIES:
+                study = self._study_once(exciter, density)
+                if best is None or len(study.seen) > len(best.seen):
+                    best = study
+                if study.seen.issuperset(exciter.classes):
+                    return study
+        if best is None:  # pragma: no cover  (there is always a guess and a density)
+            raise RuntimeError
+        return best
+
+    def _backgrounds(self) -> list[int | None]:
+        if self.columns.background is not None:
+            return [self.columns.background]
+        if all(site.activation == "softmax" for site in self.pair.original.sites):
+            return [min(self.columns.order), max(self.columns.order)]
+        return [None]
+
+    def _study_once(self, exciter: Exciter, density: float) -> _Study:
+        quiet = self.pair.run_original(exciter.quiet(), masked=True)
+        weak, strong = (
+            self.pair.run_original(exciter.excited(density, lift=lift), masked=True)
+            for lift in (0.0, 0.5)
+        )
+        alone = {
+            column: self.pair.run_original(exciter.excited(density, only=column), masked=True)
+            for column in exciter.classes
+        }
+        # A single kept class shows no difference between ids; dropped ones lend theirs.
+        lent = self.columns.dropped[:2] if len(alone) < 2 else ()
+        others = {
+            column: self.pair.run_original(exciter.excited(density, only=column)) for column in lent
+        }
+        groups = d.group_outputs(self.names, [quiet, weak, strong, *alone.values()])
+        study = _Study(exciter, density, [], quiet, alone=alone)
+        for group in groups:
+            score = d.score_column(group, _all_rows(group, weak), _all_rows(group, strong))
+            scored = replace(group, score=score)
+            labels = _labels(scored, quiet, alone | others)
+            study.labels.append(labels)
+            study.groups.append(replace(scored, labels=labels.columns))
+        return study
+
+    def _learn_ids(self, group: d.Group, labels: d.Labels) -> None:
+        """Work out which id of the cut stands for which of the original, per label column."""
+        mapping: dict[int, dict[float, float]] = {}
+        columns_of: dict[float, int] = {}
+        for place in labels.columns:
+            ids = {c: i for c, i in labels.ids(place).items() if c in self.columns.order}
+            new = self._new_ids(ids)
+            mapping[place] = {old: new[column] for column, old in ids.items()}
+            if not columns_of:
+                columns_of = {new[column]: column for column in ids}
+                for column, old in ids.items():
+                    self.ledger.name_class(column, old, new[column])
+        if not labels.columns and len(labels.found) > 1 and group.outputs:
+            self.ledger.note(f"{_title(group)}: no value tells classes apart")
+        self._expected.append(mapping)
+        self._columns_of.append(columns_of)
+
+    def _new_ids(self, ids: Mapping[int, float]) -> dict[int, float]:
+        """Translate ids as the settings say; ``compact`` keeps the model's own counting.
+
+        Ids that do not run with the columns come from a table, of which a cut keeps its entries.
+        """
+        offsets = {label - column for column, label in ids.items()}
+        if self.settings.ids == "original":
+            return dict(ids)
+        if len(offsets) != 1:
+            self.ledger.note("class ids come from a table: the cut has to keep its entries")
+            return dict(ids)
+        offset = offsets.pop()
+        return {column: self.columns.order.index(column) + offset for column in ids}
+
+    # -------------------------------------------------------------- exciting both
+
+    def _excite_sites(self, study: _Study) -> None:
+        exciter, nested = study.exciter, self.pair.original.flow.nested
+        sites: list[int | None] = [None] if nested else [*range(len(exciter.sites))]
+        for site in sites:
+            seen = False
+            for density in [x for x in DENSITIES if x >= study.density]:
+                turns = max(exciter.turns(at, density) for at in range(len(exciter.sites)))
+                turns = exciter.turns(site, density) if site is not None else turns
+                for turn in range(min(turns, self.settings.rounds)):
+                    patterns = exciter.excited(density, site=site, turn=turn)
+                    reference, got = self.pair.run(patterns)
+                    what = "all score tensors" if site is None else self._site_name(site)
+                    seen |= self._compare(f"{what} excited, turn {turn}", reference, got) > 0
+                if seen:
+                    break
+            if not seen:
+                what = "any score tensor" if site is None else self._site_name(site)
+                self.ledger.doubt(f"no detection came from {what}, however its classes are excited")
+        # Once more on top of the picture's own scores.
+        reference, got = self.pair.run(study.exciter.excited(study.density), gain=1.0)
+        self._compare("excited on top of the input's scores", reference, got, floor=_floor)
+
+    def _site_name(self, site: int) -> str:
+        return repr(self.pair.original.sites[site].value)
+
+    # -------------------------------------------------------------- comparing
+
+    def compare_feed(self, run: str, reference: Values, got: Values, original: Values) -> None:
+        """Compare detections on an input, and the masked original with the original as it is."""
+        if not self.names:
+            return
+        self._compare(run, reference, got, floor=_floor)
+        for index, group in enumerate(self._groups):
+            before, after = _all_rows(group, original), _all_rows(group, reference)
+            floor = _floor(group, after)
+            kept = _above(group, before, floor)
+            for place, ids in self._expected[index].items():
+                kept = kept[np.isin(kept[:, place], list(ids))]
+            after = _above(group, after, floor)
+            found = d.match(kept, after, self._allowed(group, kept, original))
+            self.ledger.add_drift(_title(group), 0.0, len(found.extra), len(found.missing))
+
+    def _compare(
+        self,
+        run: str,
+        reference: Values,
+        got: Values,
+        *,
+        only: int | None = None,
+        floor: Any = None,  # noqa: ANN401  (a function of a group and its rows)
+    ) -> int:
+        """Compare all groups; the number of detections of the reference that stand out."""
+        self.ledger.runs += 1
+        total = 0
+        for index, group in enumerate(self._groups):
+            self._compare_counts(run, group, reference, got)
+            if not group.outputs or not self._same_columns(run, group, reference, got):
+                continue
+            rows, cut_rows = group.rows(reference), group.rows(got)
+            stacked = d.stack(rows)
+            limit = (
+                floor(group, np.concatenate([stacked, d.stack(cut_rows)]))
+                if floor
+                else d.floor_of(group, stacked, self._calm[index], _JUNK)
+            )
+            for image, (expected, found) in enumerate(zip(rows, cut_rows, strict=True)):
+                where = run if len(rows) == 1 else f"{run}, image {image}"
+                total += self._match(where, index, (expected, found), limit, reference, only)
+        return total
+
+    def _match(  # noqa: PLR0913, PLR0917  (one comparison's whole setting)
+        self,
+        run: str,
+        index: int,
+        pair: tuple[Floats, Floats],
+        limit: float,
+        reference: Values,
+        only: int | None,
+    ) -> int:
+        group, mapping = self._groups[index], self._expected[index]
+        expected, got = (_above(group, rows, limit) for rows in pair)
+        expected = d.translate(expected, mapping)
+        found = _forgive(group, d.match(expected, got, self._allowed(group, expected, reference)),
+                         expected, got, limit)  # fmt: skip
+        what = self._explain(group, expected, got, found)
+        self.ledger.add_rows(run, _title(group), found, len(group.columns), what)
+        good = np.delete(expected, list(found.missing), axis=0)
+        if group.labels:
+            for label, count in zip(
+                *np.unique(good[:, group.labels[0]], return_counts=True), strict=True
+            ):
+                column = self._columns_of[index].get(float(label))
+                if column is not None:
+                    self.ledger.add_class(column, detections=int(count))
+        elif only is not None:
+            self.ledger.add_class(only, detections=len(good))
+        return len(expected)
+
+    def _explain(self, group: d.Group, expected: Floats, got: Floats, found: d.Match) -> str:
+        """Say more where only the class ids of unmatched rows differ."""
+        if not group.labels or not found.missing or not found.extra:
+            return ""
+        place = group.labels[0]
+        left, right = expected[list(found.missing)], got[list(found.extra)]
+        others = [c for c in range(expected.shape[1]) if c not in group.labels]
+        for row in left:
+            same = np.isclose(right[:, others], row[others], rtol=1e-3, atol=1e-6).all(1)
+            if same.any():
+                wrong = right[np.flatnonzero(same)[0], place]
+                return f": it says class id {wrong:g} where {row[place]:g} is right"
+        return ""
+
+    def _allowed(self, group: d.Group, rows: Floats, sample: Mapping[str, Array]) -> Floats:
+        tolerances = {
+            name: self.ledger.tolerance(name, sample[name].dtype, self.precision)
+            for name in group.outputs
+        }
+        return d.allowed_of(group, rows, tolerances)
+
+    def _same_columns(self, run: str, group: d.Group, reference: Values, got: Values) -> bool:
+        for name in group.outputs:
+            a, b = reference[name], got[name]
+            same = a.ndim == b.ndim and a.dtype == b.dtype
+            same = same and a.shape[group.axis + 1 :] == b.shape[group.axis + 1 :]
+            if not same or a.shape[: group.axis] != b.shape[: group.axis]:
+                self.ledger.fail(
+                    f"{name}: the cut gives {b.dtype}{list(b.shape)}, the reference"
+                    f" {a.dtype}{list(a.shape)} ({run})"
+                )
+                return False
+        lengths = {got[name].shape[group.axis] for name in group.outputs}
+        if len(lengths) > 1:
+            self.ledger.fail(f"{_title(group)}: rows of the cut do not correspond ({run})")
+        return len(lengths) == 1
+
+    def _compare_counts(self, run: str, group: d.Group, reference: Values, got: Values) -> None:
+        for name in group.counts:
+            a, b = reference[name], got[name]
+            if a.shape != b.shape:
+                self.ledger.fail(f"{name}: shape {list(b.shape)} instead of {list(a.shape)}")
+                continue
+            tolerance = self.ledger.tolerance(name, a.dtype, self.precision)
+            self.ledger.add(run, name, "count", difference(a, b, tolerance))
+
+
+def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Labels:
+    """Learn the ids that classes give, from runs in which each alone was excited."""
+    if not group.outputs:
+        return d.Labels(())
+    calm_rows = _all_rows(group, quiet)
+    calm = d.calm_of(group, calm_rows)
+    rows = {}
+    for column, values in alone.items():
+        found = d.above(group, _all_rows(group, values), calm, 0.5)
+        if len(found) and (group.score is not None or len(found) > len(calm_rows)):
+            rows[column] = found
+    if not rows:
+        return d.Labels(())
+    # An id is the same in all rows of a class.
+    steady = [
+        place
+        for place in d.label_candidates(group, rows.values())
+        if all(len(np.unique(found[:, place])) == 1 for found in rows.values())
+    ]
+    ids = {c: tuple(float(found[0, place]) for place in steady) for c, found in rows.items()}
+    return d.Labels(tuple(steady), ids)
+
+
+def _forgive(
+    group: d.Group, found: d.Match, expected: Floats, got: Floats, limit: float
+) -> d.Match:
+    """Leave out unmatched rows right at the limit, where rounding decides who is above."""
+    if group.score is None:
+        return found
+    top = limit + 1e-3 * abs(limit)
+    missing = tuple(i for i in found.missing if expected[i, group.score] > top)
+    extra = tuple(j for j in found.extra if got[j, group.score] > top)
+    return replace(found, missing=missing, extra=extra)
+
+
+def _floor(group: d.Group, rows: Floats) -> float:
+    """Give the score at or below which a slot is empty, on an input's own scores.
+
+    Masked classes have a score of 0 behind a sigmoid or softmax, and a very negative one without.
+    """
+    if group.score is None or not len(rows):
+        return -np.inf
+    return -1e4 if rows[:, group.score].min() < -1.5 else 1e-12
+
+
+def _above(group: d.Group, rows: Floats, floor: float) -> Floats:
+    return rows if group.score is None else rows[rows[:, group.score] > floor]
+
+
+def _all_rows(group: d.Group, values: Mapping[str, Array]) -> Floats:
+    return d.stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
+
+
+def _title(group: d.Group) -> str:
+    return " + ".join(group.outputs or group.counts)
