@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnx_headcut.cutting import Cut, Inspection, Plan, cut, inspect, validate
+    from onnx_headcut.cutting import Cut, Feeds, Inspection, Plan, cut, inspect, validate
     from onnx_headcut.errors import (
         GraphRefused,
         HeadcutError,
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from onnx_headcut.validate.verdict import Verdict
 
 _HOMES = {
-    **dict.fromkeys(["Cut", "Inspection", "Plan", "cut", "inspect", "validate"], "cutting"),
+    **dict.fromkeys(
+        ["Cut", "Feeds", "Inspection", "Plan", "cut", "inspect", "validate"], "cutting"
+    ),
     **dict.fromkeys(
         [
             "GraphRefused",
@@ -46,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "Cut",
+    "Feeds",
     "GraphRefused",
     "HeadcutError",
     "InputError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 
@@ -30,13 +30,16 @@ from onnx_headcut.locate import Located, locate
 from onnx_headcut.plan import Plan, dropped_column, make_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.classes import LabelsLike
     from onnx_headcut.validate.inputs import NamedFeed
     from onnx_headcut.validate.verdict import Verdict
 
     KeepLike = str | Sequence[int | str]
+
+    FeedsLike: TypeAlias = "Sequence[NamedFeed] | Feeds"
+    Progress = Callable[[str], None]
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 
@@ -49,6 +52,30 @@ class Options:
     background: str | int | None = None
     heads: tuple[str, ...] = ()
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """The user's own inputs for validation: an ``.npz`` of arrays, pictures, or both.
+
+    ``preprocess`` is a preset's name or settings; without it the model tells, as far as it can.
+    """
+
+    arrays: str | os.PathLike[str] | None = None
+    images: Sequence[str | os.PathLike[str]] = ()
+    preprocess: str | None = None
+
+    def read(self, proto: onnx.ModelProto) -> list[NamedFeed]:
+        """Read what is named, in the dtypes and shapes of the model's inputs."""
+        from onnx_headcut.validate import inputs, preprocess  # noqa: PLC0415
+
+        chosen = None if self.preprocess is None else preprocess.parse(self.preprocess)
+        if chosen is not None and not self.images:
+            raise UsageError("preprocessing is given, but no picture", advice="Add --image FILE.")
+        feeds = [] if self.arrays is None else inputs.from_npz(Path(self.arrays), proto)
+        if self.images:
+            feeds += preprocess.from_images([Path(image) for image in self.images], proto, chosen)
+        return feeds
 
 
 @dataclass(frozen=True)
@@ -132,22 +159,27 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     heads: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     provider: str = "auto",
-    feeds: Sequence[NamedFeed] | None = None,
+    feeds: FeedsLike | None = None,
     validation: bool = True,
     force: bool = False,
     dry_run: bool = False,
+    progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Cut:
     """Cut ``model`` to the classes ``keep`` and, where ``output`` is given, write it there.
 
     The file is written only when validation has passed (or was switched off). ``model`` itself is
     never changed. Raises the errors of `onnx_headcut.errors`; a failed or inconclusive validation
-    is no error but the result's ``verdict``.
+    is no error but the result's ``verdict``. ``progress`` is called with the name of each step.
     """
+    progress("reading")
     source = files.load(model)
     target = Path(output) if output is not None else None
     if target is not None and not dry_run:
         files.prepare_output(target, source.path, force=force)
-    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
+    options = Options(labels, background, tuple(heads), input_shapes or {})
+    inputs = _read_feeds(feeds, source)
+    progress("planning")
+    known = understand(source, options)
     kept = parse_keep(keep, known.classes)
     selection = Selection(known.classes.columns(kept), known.classes.count)
     plan = make_plan(known.analysis, known.located, selection)
@@ -155,13 +187,16 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     if dry_run:
         return Cut(source.proto, plan, before, before, known.classes,
                    known.classes.cut(kept), None, None)  # fmt: skip
+    progress("cutting")
     proto = _applied(source, known, plan, kept, copy=source.path is None or validation)
     after = figures(known.analysis, known.located, proto)
     verdict = None
     if validation:
-        verdict = _validate(source, proto, plan, provider, feeds)
+        progress("validating")
+        verdict = _validate(source, proto, plan, provider, inputs, options.input_shapes)
     result = Cut(proto, plan, before, after, known.classes, known.classes.cut(kept), verdict, target)
     if target is not None and result.exit_code == 0:
+        progress("writing")
         _write(result, source, target)
     return result
 
@@ -176,11 +211,16 @@ def validate(  # noqa: PLR0913
     heads: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     provider: str = "auto",
-    feeds: Sequence[NamedFeed] | None = None,
+    feeds: FeedsLike | None = None,
+    progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Verdict:
     """Hold a cut model against its original; ``keep`` may be left out where metadata say it."""
+    progress("reading")
     source, other = files.load(original), files.load(cut_model)
-    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
+    options = Options(labels, background, tuple(heads), input_shapes or {})
+    inputs = _read_feeds(feeds, source)
+    progress("planning")
+    known = understand(source, options)
     if keep is None:
         record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
         if record is None:
@@ -193,7 +233,9 @@ def validate(  # noqa: PLR0913
     else:
         columns = known.classes.columns(parse_keep(keep, known.classes))
     plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
-    return _validate(source, other.proto, plan, provider, feeds, other.folder)
+    progress("validating")
+    shapes = options.input_shapes
+    return _validate(source, other.proto, plan, provider, inputs, shapes, other.folder)
 
 
 # ------------------------------------------------------------------------------------- steps
@@ -254,15 +296,24 @@ def _set_metadata(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
             proto.metadata_props.add(key=key, value=new[key])
 
 
+def _read_feeds(
+    feeds: FeedsLike | None, source: files.Source
+) -> Sequence[NamedFeed] | None:
+    """Read inputs that are named by files, before any other work."""
+    return feeds.read(source.proto) if isinstance(feeds, Feeds) else feeds
+
+
 def _validate(  # noqa: PLR0913, PLR0917
     source: files.Source,
     proto: onnx.ModelProto,
     plan: Plan,
     provider: str,
     feeds: Sequence[NamedFeed] | None,
+    input_shapes: Mapping[str, Sequence[int]],
     folder: Path | None = None,
 ) -> Verdict:
     # the runtime is imported only where it runs something
+    from onnx_headcut.validate import Settings  # noqa: PLC0415
     from onnx_headcut.validate import validate as hold  # noqa: PLC0415
 
     return hold(
@@ -273,6 +324,7 @@ def _validate(  # noqa: PLR0913, PLR0917
         order=plan.selection.order,
         feeds=feeds,
         provider=provider,
+        settings=Settings(shapes={name: tuple(dims) for name, dims in input_shapes.items()}),
         original_dir=source.folder,
         cut_dir=folder or source.folder,
     )
@@ -285,4 +337,14 @@ def _write(result: Cut, source: files.Source, target: Path) -> None:
     files.save(result.model, target)
 
 
-__all__ = ["Cut", "Inspection", "Options", "Plan", "cut", "inspect", "understand", "validate"]
+__all__ = [
+    "Cut",
+    "Feeds",
+    "Inspection",
+    "Options",
+    "Plan",
+    "cut",
+    "inspect",
+    "understand",
+    "validate",
+]
