@@ -18,6 +18,7 @@ from onnx_headcut.facts import (
     of_tensor,
     of_type,
 )
+from onnx_headcut.labels import Whole
 from onnx_headcut.model import Index, Source, captures
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.labels import Mark
+    from onnx_headcut.labels import Mark, Selection
 
 EXAMPLE_BATCH = 2
 """A dynamic batch is traced as two pictures, so that batch and class axes are never confused."""
@@ -79,6 +80,11 @@ class Scope:
         """Whether a subgraph of ``node`` reads a marked value by outer scope."""
         return any(self.mark(n) is not None for n in captures(node))
 
+    def is_dead(self, name: str, selection: Selection) -> bool:
+        """Whether ``name`` belongs to a class that goes."""
+        mark = self.mark(name)
+        return isinstance(mark, Whole) and mark.cls not in selection.column
+
     def set_marks(self, node: onnx.NodeProto, marks: Sequence[Mark | None]) -> None:
         """Marks of a node's outputs."""
         for name, mark in zip(node.output, marks, strict=False):
@@ -124,7 +130,7 @@ def analyse(source: Source, shapes: Mapping[str, Sequence[int]] | None = None) -
     fewest = 0
     for candidate in _bindings(proto, shapes or {}):
         scope = Scope(proto.graph)
-        unknown = _infer_all(scope, interpreter, candidate)
+        unknown = infer_all(scope, interpreter, candidate)
         if best is None or unknown < fewest:
             best, fewest = Analysis(source, interpreter, scope, candidate), unknown
         if unknown == 0 or not candidate:
@@ -177,7 +183,7 @@ def _bind(shape: tuple[int | None, ...], axis: int, batch: int, size: int) -> in
     return size
 
 
-def _infer_all(
+def infer_all(
     scope: Scope, interpreter: Interpreter, bound: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Fill ``scope.facts``; returns how many values with a known rank lack a known extent."""

@@ -131,24 +131,34 @@ class Rows(Mark):
 
 @dataclass(frozen=True)
 class Option:
-    """One way a `Lookup`'s new values may come out, and the edits that make them so."""
+    """One way a `Lookup`'s new values may come out.
+
+    ``edits`` make them so; ``left`` are the keys of places that must then stay as they are.
+    """
 
     new: Array
-    choices: tuple[tuple[tuple[int, int], float | int | None], ...] = ()
+    edits: tuple[Any, ...] = ()
+    left: frozenset[Any] = frozenset()
 
 
 @dataclass(frozen=True)
 class Lookup(Mark):
     """Every element is ``old[p]`` for some position ``p`` of an axis that carries ``ids``.
 
-    In the cut graph it is ``new[q]`` for a position ``q`` of the shortened axis, where ``q`` was
-    position ``take[q]``. Several ``options`` are open until a use decides between them.
+    In the cut graph it is ``new[q]`` for a position ``q`` of the shortened axis, and that was
+    position ``take[q]``: such are the indices from TopK or ArgMax over classes, the class column
+    of NonMaxSuppression, label constants of per-class branches, and whatever is computed from
+    them one by one. A position with id ``NONE`` stands for a filler (padding). Several ``options``
+    are open until a use decides between them. Values may be combined where ``origin`` is the same;
+    ``direct`` says that the tensor is the table itself, position by position.
     """
 
     ids: Ints = field(compare=False)
     take: Ints = field(compare=False)
     old: Array = field(compare=False)
     options: tuple[Option, ...] = field(compare=False)
+    origin: str = ""
+    direct: bool = False
 
 
 @dataclass(frozen=True)

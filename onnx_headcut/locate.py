@@ -199,6 +199,7 @@ def _agree(flow: Flow, groups: list[Group], kind: str, *, certain: bool) -> list
     """Groups of one size are levels of one detector; different sizes need a reason to choose."""
     if not groups:
         return []
+    groups = _widest(groups)
     sizes = sorted({g.size for g in groups})
     if len(sizes) == 1 and (certain or kind == "softmax"):
         return _widest(groups)
@@ -265,10 +266,18 @@ def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
     count = groups[0].size
+    starts = []
     for group in groups:
         ids = np.full(group.extent, NONE)
         ids[group.start : group.stop] = np.arange(count)
-        result = pull(analysis, group.value, Labels(group.axis, ids))
+        starts.append((group.value, Labels(group.axis, ids)))
+    wider = [w for s in starts for w in pull(analysis, *s).wider]
+    if wider and len({w[2] for w in wider}) == 1:
+        # ids are the head's own columns, with the one that the graph drops behind the head
+        count = wider[0][2]
+        starts = [(value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
+    for value, start in starts:
+        result = pull(analysis, value, start)
         for node, labels in result.heads.items():
             known = heads.setdefault(node, labels)
             if not known.same(labels):

@@ -80,6 +80,7 @@ def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Pla
     trace = Trace(analysis.interpreter, selection)
     trace.heads = {(k,): v for k, v in located.heads.items()}
     trace.run(main)
+    trace.finish(main)
     outputs = tuple(
         describe_output(o.name, main.old(o.name), main.mark(o.name)) for o in main.graph.output
     )

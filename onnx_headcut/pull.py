@@ -36,6 +36,8 @@ class Pulled:
 
     heads: dict[int, Labels] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
+    wider: list[tuple[str, int, int]] = field(default_factory=list)
+    """Tensors (value, axis, extent) of which the graph drops one outer column: a background."""
 
 
 def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
@@ -140,7 +142,21 @@ class _Walk:
         )  # fmt: skip
         classes = np.full(numbers.size, UNSEEN)
         classes[out.ravel()] = spread.ravel()
-        self.back(node.input[0], self._along(node, classes.reshape(shape)), activated=activated)
+        before = self._along(node, classes.reshape(shape))
+        self._note_dropped(node, before)
+        self.back(node.input[0], before, activated=activated)
+
+    def _note_dropped(self, node: onnx.NodeProto, labels: Labels) -> None:
+        """Note a tensor of which nobody reads its first or its last class column."""
+        unseen = np.flatnonzero(labels.ids == UNSEEN)
+        n = len(labels.ids)
+        outer = len(unseen) == 1 and unseen[0] in {0, n - 1} and n > 2
+        if not outer or (labels.ids == NONE).any() or len(np.unique(labels.ids)) != n:
+            return
+        readers = [self.scope.graph.node[i] for i in self.scope.index.consumers[node.input[0]]]
+        same = all(r.op_type == "Shape" or list(r.input) == list(node.input) for r in readers)
+        if same and node.input[0] not in self.scope.index.outputs:
+            self.result.wider.append((node.input[0], labels.axis, n))
 
     def _along(self, node: onnx.NodeProto, classes: Array) -> Labels:
         """Labels of the one axis along which ``classes`` vary (unseen elements agree with all)."""

@@ -132,6 +132,10 @@ class Trace:
         self.interpreter, self.selection = interpreter, selection
         self.edits: dict[tuple[Any, ...], ed.Edit] = {}
         self.by_place: dict[ed.Place, list[ed.Edit]] = defaultdict(list)
+        self.settled: set[Any] = set()
+        """Keys of places that a decision left as they are."""
+        self.bodies: dict[tuple[ed.Place, int], Fact] = {}
+        """Facts after the cut of outputs that bodies of If and Loop give."""
         self.notes: list[str] = []
         self.heads: dict[tuple[int, ...], Labels] = {}
 
@@ -141,6 +145,24 @@ class Trace:
         """Visit every node of ``scope`` in order."""
         for i, node in enumerate(scope.graph.node):
             self.visit(scope, i, node)
+
+    def finish(self, scope: Scope) -> None:
+        """Decide what values at the graph's outputs mean, and look at every edited node again."""
+        from onnx_headcut.rules.values import decide_output  # noqa: PLC0415  imports this module
+
+        for output in scope.graph.output:
+            at = scope.index.producer.get(output.name)
+            if at is not None:
+                decide_output(View(self, scope, at), scope.mark(output.name))
+        for i, node in enumerate(scope.graph.node):
+            view = View(self, scope, i)
+            dead = all(scope.is_dead(o, self.selection) for o in node.output)
+            changed = any(n is not o for n, o in zip(view.new, view.old, strict=True))
+            if dead or not (changed or view.place in self.by_place):
+                continue
+            facts = self.infer_new(view)
+            self._check(view, [scope.mark(o) for o in node.output], facts)
+            scope.set_new(node, facts)
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
@@ -185,6 +207,8 @@ class Trace:
     def infer_new(self, view: View) -> list[Fact]:
         """Facts of a node's outputs in the cut graph, with all edits of it collected so far."""
         edits = self.by_place.get(view.place, ())
+        if (view.place, 0) in self.bodies:
+            return [self.bodies[view.place, j] for j in range(len(view.node.output))]
         node, inputs = edited(view.node, view.new, edits)
         try:
             return self.interpreter.infer(node, inputs)

@@ -19,7 +19,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Columns, Labels, Lookup, Rows, Whole
-from onnx_headcut.rules import branches, elementwise, heads, movement, scores
+from onnx_headcut.rules import (
+    branches,
+    control,
+    detections,
+    elementwise,
+    heads,
+    indexing,
+    movement,
+    scores,
+    values,
+)
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -27,31 +37,55 @@ if TYPE_CHECKING:
 
     from onnx_headcut.trace import View
 
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+
 RULES: dict[str, Callable[[View], Outcome]] = {
     **elementwise.RULES,
     **movement.RULES,
     **scores.RULES,
+    **indexing.RULES,
+    **detections.RULES,
 }
+
+APART = frozenset(
+    {*elementwise.UNARY, *elementwise.BROADCASTING, *movement.RULES, "GatherND", "GatherElements",
+     "ReduceMax", "ReduceMin"}
+)  # fmt: skip
+"""Ops that boxes moved apart by their class may pass on the way to their NonMaxSuppression."""
 
 
 def outcome(view: View, head: Labels | None) -> Outcome:
     """Marks and edits for one node that a mark reaches, or that is a head itself."""
     if head is not None:
         return heads.cut_head(view, head)
+    if view.op in control.OPS:
+        return control.control(view)
     marks = [m for m in view.marks if m is not None]
     if any(isinstance(m, Labels) for m in marks):
-        found = RULES.get(view.op) if view.node.domain in {"", "ai.onnx"} else None
+        found = RULES.get(view.op) if view.node.domain in STANDARD_DOMAINS else None
         if found is None:
             view.refuse(f"no rule says what {view.op} does to classes")
             raise AssertionError  # pragma: no cover  refuse() does not return
         return found(view)
     if any(isinstance(m, Lookup | Columns) for m in marks):
-        view.refuse(f"class numbers computed in the graph reach {view.op}, which has no rule yet")
-    if view.op == "Concat" and len(set(marks)) > 1:
+        return values.values(view)
+    if all(isinstance(m, Whole) for m in marks) and len(set(marks)) == 1:
+        return Outcome([marks[0]] * len(view.node.output))
+    if view.op == "Concat" and any(isinstance(m, Whole) for m in marks):
         return branches.join(view)
-    if marks and all(isinstance(m, Whole) for m in marks) and len(set(marks)) == 1:
-        return Outcome([marks[0]] * len(view.node.output))
-    if marks and all(isinstance(m, Rows) for m in marks):
-        return Outcome([marks[0]] * len(view.node.output))
-    view.refuse(f"classes of different kinds meet in {view.op}, which has no rule for that")
-    raise AssertionError  # pragma: no cover
+    return rows(view)
+
+
+def rows(view: View) -> Outcome:
+    """Detections as they were found: any op may take them, and fewer of them need no edit."""
+    for mark, name in zip(view.marks, view.node.input, strict=True):
+        if isinstance(mark, Whole) and mark.cls not in view.sel.column:
+            view.refuse(f"its input {name!r} belongs to class {mark.cls}, which goes, and is mixed "
+                        "with others here in a way that cannot be undone")  # fmt: skip
+    apart = any(isinstance(m, Rows) and m.apart for m in view.marks)
+    if apart and view.op == "NonMaxSuppression":
+        apart = False
+    elif apart and view.op not in APART:
+        view.refuse("values that class numbers were added to reach it; only NonMaxSuppression may "
+                    "use such values, since it compares them with one another")  # fmt: skip
+    return Outcome([Rows(apart)] * len(view.node.output))

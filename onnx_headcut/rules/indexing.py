@@ -1,0 +1,332 @@
+"""Reading by index: Gather, GatherElements and GatherND, where data or indices know the classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.demand import is_fixed, select
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole
+from onnx_headcut.rules import movement
+from onnx_headcut.rules.values import (
+    commit,
+    counted,
+    decide,
+    is_free,
+    is_position,
+    merge_options,
+    offset_of,
+    picked,
+    possible,
+)
+from onnx_headcut.trace import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import View
+
+
+def labelled_gather(view: View) -> Outcome:
+    """Gather and relatives where data or indices carry `Labels`."""
+    data, index = view.marks[0], view.marks[1]
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    if isinstance(data, Labels) and index is None and is_fixed(view.scope, view.node.input[1]):
+        return movement.movement(view)
+    if isinstance(data, Labels) and isinstance(index, Labels):
+        if view.op == "GatherElements" and data.same(index) and data.axis != axis:
+            return Outcome([data])
+        view.refuse("classes of its data and of its indices lie differently")
+    if isinstance(index, Labels):
+        return indices_by_class(view, index, axis)
+    assert isinstance(data, Labels)  # noqa: S101  one of the two carries labels
+    if view.op == "GatherND":
+        return nd(view, data)
+    if axis == data.axis:
+        if isinstance(index, Lookup):
+            take_position(view, index, data)
+            return Outcome([Rows()])
+        view.refuse("it picks classes by indices that are computed from the picture")
+    if isinstance(index, Lookup):
+        decide(view, index, {"free"})
+    if view.op == "GatherElements":
+        index_shape = view.old[1].shape
+        if index_shape is not None and index_shape[data.axis] != len(data.ids):
+            view.refuse("its indices do not cover the class axis")
+        view.refuse("its indices would have to follow the classes")
+    shift = view.rank(1) - 1 if axis < data.axis else 0
+    return Outcome([Labels(data.axis + shift, data.ids)])
+
+
+def indices_by_class(view: View, index: Labels, axis: int) -> Outcome:
+    """Unlabelled data (boxes) read by indices that each class has of its own."""
+    if view.op == "Gather":
+        return Outcome([Labels(index.axis + axis, index.ids)])
+    if view.op == "GatherElements":
+        if index.axis == axis:
+            return Outcome([index])
+        if (view.old[0].shape or ())[index.axis] != 1:
+            return Outcome([index], view.select(0, index.axis, view.take(index.ids)))
+    view.refuse("its indices carry classes in a way that no rule covers")
+    raise AssertionError  # pragma: no cover
+
+
+def take_position(view: View, index: Lookup, data: Labels) -> None:
+    """Indices into a labelled axis must pick, after the cut, the element they picked before."""
+    take = view.take(data.ids)
+    for option in index.options:
+        old, new = index.old[index.take].astype(np.int64), option.new.astype(np.int64)
+        inside = (new < len(take)).all() and (new >= 0).all() and (old < len(data.ids)).all()
+        if inside and np.array_equal(take[new], old) and possible(view, option):
+            commit(view, option)
+            return
+    view.refuse("its indices would pick other classes after the cut")
+
+
+def nd(view: View, data: Labels) -> Outcome:
+    """GatherND from a labelled tensor: the index column of the class axis must be a class column."""
+    index = view.marks[1]
+    batch = view.attrs.get("batch_dims", 0)
+    width = (view.old[1].shape or (None,))[-1]
+    if isinstance(index, Columns) and index.axis == view.rank(1) - 1:
+        columns = index.marks
+    elif width == 1:
+        columns = (index,)
+    else:
+        columns = ()
+    if not columns or data.axis < batch:
+        view.refuse("which of its index columns picks the class is not known")
+    for k, mark in enumerate(columns):
+        if k + batch == data.axis:
+            if not isinstance(mark, Lookup):
+                view.refuse("it picks classes by indices that are computed from the picture")
+                raise AssertionError  # pragma: no cover
+            take_position(view, mark, data)
+        elif isinstance(mark, Lookup):
+            decide(view, mark, {"free"})
+    if len(columns) + batch <= data.axis:
+        # whole class vectors are read
+        shift = view.rank(1) - 1 - len(columns)
+        return Outcome([Labels(data.axis + shift, data.ids)])
+    return Outcome([Rows()])
+
+
+def gather(view: View) -> Outcome:
+    """Gather from data without labels by indices that know the classes."""
+    index = view.marks[1]
+    assert isinstance(index, Lookup)  # noqa: S101  the caller looked
+    axis = view.attrs.get("axis", 0) % view.rank(0) if view.op != "GatherND" else 0
+    data = view.marks[0]
+    if isinstance(data, Lookup):
+        if data.direct and np.array_equal(data.ids, index.ids):
+            return through_table(view, data, index)
+        decide(view, index, {"free"})
+        return Outcome([picked(view, data)])
+    if any(is_free(index, o) and possible(view, o) for o in index.options):
+        decide(view, index, {"free"})
+        return Outcome([Rows()])
+    if view.old[0].value is not None and is_fixed(view.scope, view.node.input[0]):
+        if view.old[0].value.ndim == 1 or view.op == "Gather":
+            return table(view, index, axis)
+    if any(is_position(index, o) for o in index.options):
+        decide(view, index, {"position"})
+        extent = (view.old[0].shape or ())[axis]
+        if extent is not None and extent != len(index.ids):
+            view.refuse(f"it reads {extent} rows by an index over {len(index.ids)}")
+        edits = select(view.trace, view.scope, view.place[-1], 0, axis, index.take)
+        return Outcome([Rows()], edits)
+    view.refuse("its indices are computed from the class count in a way that no rule covers")
+    raise AssertionError  # pragma: no cover
+
+
+def through_table(view: View, data: Lookup, index: Lookup) -> Outcome:
+    """Class numbers listed slot by slot, read by an index over the same slots."""
+    rows = index.old.astype(np.int64)
+    options = []
+    for a in data.options:
+        for b in index.options:
+            both = merge_options([a, b])
+            if both is not None and (b.new < len(a.new)).all() and (b.new >= 0).all():
+                options.append(Option(a.new[b.new.astype(np.int64)], both.edits, both.left))
+    return Outcome([Lookup(index.ids, index.take, data.old[rows], tuple(options), index.origin)])
+
+
+def table(view: View, index: Lookup, axis: int) -> Outcome:
+    """A stored table read by class or by flat index: its rows follow, label values are translated."""
+    stored = view.old[0].value
+    assert stored is not None  # noqa: S101  the caller looked
+    old_rows = index.old.astype(np.int64)
+    if (old_rows >= stored.shape[axis]).any() or (old_rows < 0).any():
+        view.refuse(f"its table has {stored.shape[axis]} rows, but class indices go further")
+    options: list[Option] = []
+    flat = stored.ndim == 1
+    for option in index.options:
+        rows = rows_for(option.new.astype(np.int64), old_rows[index.take])
+        if rows is None:
+            continue
+        sliced = stored.take(rows, axis)
+        edit = _table_edit(view, stored, axis, rows, sliced)
+        if not flat:
+            options.append(Option(option.new, (*option.edits, *edit), option.left))
+            continue
+        values = sliced[option.new.astype(np.int64)]
+        options.append(Option(values, (*option.edits, *edit), option.left))
+        renumbered = renumber(view, index, stored, sliced, option)
+        if renumbered is not None:
+            change = ed.Replace(view.place, 0, renumbered)
+            options.insert(
+                0,
+                Option(renumbered[option.new.astype(np.int64)], (*option.edits, change), option.left),
+            )
+    if not options:
+        view.refuse("after the cut its index would read other rows of the table")
+    if not flat:
+        option = next((o for o in options if possible(view, o)), options[0])
+        commit(view, option)
+        return Outcome([Rows()])
+    old = stored[old_rows]
+    return Outcome([Lookup(index.ids, index.take, old, tuple(options), index.origin)])
+
+
+def rows_for(new: Ints, old: Ints) -> Ints | None:
+    """Old row for each new row ``0..max``; None where one new row would need two old ones."""
+    if new.size == 0 or (new < 0).any():
+        return None
+    rows = np.full(int(new.max()) + 1, -1)
+    rows[new] = old
+    if not np.array_equal(rows[new], old):
+        return None
+    # a row that no class reads (below an offset) stays what it is
+    return np.where(rows < 0, np.arange(len(rows)), rows)
+
+
+def renumber(
+    view: View, index: Lookup, stored: Array, sliced: Array, option: Option
+) -> Array | None:
+    """The table with new class ids, where it holds class ids (column + offset) at all."""
+    lookup = Lookup(index.ids, index.take, stored[index.old.astype(np.int64)], (), "")
+    offset = offset_of(lookup)
+    if offset is None:
+        return None
+    new = sliced.copy()
+    kept = index.ids[index.take]
+    for row, cls in zip(option.new.astype(np.int64), kept, strict=True):
+        if cls != NONE:
+            new[row] = view.sel.column[int(cls)] + offset
+    return new
+
+
+def _table_edit(view: View, stored: Array, axis: int, rows: Ints, sliced: Array) -> list[ed.Edit]:
+    if np.array_equal(sliced, stored):
+        return []
+    if view.old[0].value is not None and sliced.size <= 1 << 16:
+        return [ed.Replace(view.place, 0, sliced)]
+    return view.select(0, axis, rows)
+
+
+# ------------------------------------------------------------------------------------- columns
+
+
+def columns(view: View) -> Outcome:
+    """Ops on a tensor whose columns have marks of their own."""
+    if view.op == "Concat":
+        return join_columns(view)
+    if view.op in {"Gather", "GatherND", "GatherElements"} and isinstance(view.marks[1], Columns):
+        return by_columns(view)
+    mark = view.marks[0]
+    if not isinstance(mark, Columns) or any(isinstance(m, Columns) for m in view.marks[1:]):
+        view.refuse("a table of indices with a class column is used in a way no rule covers")
+        raise AssertionError  # pragma: no cover
+    if view.op in {"Cast", "Identity"}:
+        return Outcome([mark])
+    if view.op in {"Shape", "Size"}:
+        return Outcome([Rows()])
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    if view.op in {"Gather", "GatherND", "Slice"} and not is_fixed(view.scope, view.node.input[1]):
+        if view.op == "Slice" or axis == mark.axis or view.op == "GatherND":
+            return _rows_by_index(view, mark)
+        shift = view.rank(1) - 1 if axis < mark.axis else 0
+        moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
+        return Outcome([Columns(mark.axis + shift, moved)])
+    if view.op in movement.RULES:
+        return move_columns(view, mark)
+    view.refuse("a table of indices with a class column is used in a way no rule covers")
+    raise AssertionError  # pragma: no cover
+
+
+def _rows_by_index(view: View, mark: Columns) -> Outcome:
+    if mark.axis == 0:
+        view.refuse("columns of a table of indices are picked by computed indices")
+    moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
+    return Outcome([Columns(mark.axis, moved)])
+
+
+def move_columns(view: View, mark: Columns) -> Outcome:
+    """A movement op: run on column numbers, with unknown extents taken as two."""
+    shape = tuple(2 if d is None else d for d in view.old[0].shape or ())
+    line = [1] * len(shape)
+    line[mark.axis] = len(mark.marks)
+    numbers = np.broadcast_to(np.arange(len(mark.marks)).reshape(line), shape)
+    try:
+        out = movement.run(view, view.node, [f.value for f in view.old], np.ascontiguousarray(numbers))
+    except Exception:  # noqa: BLE001  the reference refuses what does not fit the example
+        view.refuse("a table of indices with a class column is reshaped in a way no rule covers")
+        raise AssertionError from None  # pragma: no cover
+    return Outcome([_columns_of(view, o, mark) for o in out])
+
+
+def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
+    axes = [a for a in range(numbers.ndim) if movement.varies(numbers, a)]
+    if not axes:
+        first = mark.marks[int(numbers.flat[0])]
+        return first if first is not None else Rows()
+    if len(axes) > 1:
+        view.refuse("columns of a table of indices would lie on two axes at once")
+    along = np.moveaxis(numbers, axes[0], 0).reshape(numbers.shape[axes[0]], -1)[:, 0]
+    return Columns(axes[0], tuple(mark.marks[int(k)] for k in along))
+
+
+def join_columns(view: View) -> Outcome:
+    """Concat of tables or single columns along the column axis, or of rows of one kind."""
+    first = next(m for m in view.marks if isinstance(m, Columns))
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    if axis != first.axis:
+        return Outcome([first])
+    marks: list[Mark | None] = []
+    for i, mark in enumerate(view.marks):
+        extent = (view.old[i].shape or ())[axis]
+        if isinstance(mark, Columns):
+            marks += mark.marks
+        elif extent is None:
+            view.refuse("how many columns it joins is not known")
+        else:
+            marks += [mark] * extent
+    return Outcome([Columns(axis, tuple(marks))])
+
+
+def by_columns(view: View) -> Outcome:
+    """GatherND from unlabelled data by a table of indices: its class column must not matter."""
+    index = view.marks[1]
+    assert isinstance(index, Columns)  # noqa: S101
+    for k, mark in enumerate(index.marks):
+        if not isinstance(mark, Lookup):
+            continue
+        if any(is_free(mark, o) for o in mark.options):
+            decide(view, mark, {"free"})
+            continue
+        decide(view, mark, {"position"})
+        extent = (view.old[0].shape or ())[k]
+        if extent not in {None, 1}:
+            return Outcome([Rows()], view.select(0, k, mark.take))
+    return Outcome([Rows()])
+
+
+RULES: dict[str, Callable[[View], Outcome]] = dict.fromkeys(
+    ["Gather", "GatherElements", "GatherND"], labelled_gather
+)
+
+__all__ = ["RULES", "Whole", "columns", "counted", "gather"]

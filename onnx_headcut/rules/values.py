@@ -1,0 +1,442 @@
+"""Values that know the classes: ids, flat (box, class) indices, and what is computed from them.
+
+A `Lookup` says which values a tensor can hold, as a table over the positions of a labelled axis,
+in the original and in the cut graph. Elementwise ops are run on the two tables. Where a constant
+equals the class count (or its reciprocal, or the whole extent), it may have to change with it or
+may only look like it: both ways stay open as options until a use decides. A use demands that the
+new values mean what the old ones meant (`meaning`), else the cut is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.facts import of_array
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole
+from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
+from onnx_headcut.trace import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import View
+
+MOST_OPTIONS = 16
+
+SHAPING = frozenset(
+    {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile"}
+)
+"""Ops behind which elements still stand in the order in which they were."""
+
+PICKING = frozenset(
+    {"Gather", "GatherND", "GatherElements", "Slice", "Split", "Compress", "Pad", "TopK",
+     "ReduceMax", "ReduceMin", "MaxPool", "Shape", "Size", "NonZero", "ScatterND", "ScatterElements",
+     "Concat", "Where", "ConstantOfShape"}
+)  # fmt: skip
+
+
+def positions(view: View, labels: Labels, origin: str) -> Lookup:
+    """Indices along the labelled axis: TopK, ArgMax, NonMaxSuppression, NonZero."""
+    take = view.take(labels.ids)
+    new = Option(np.arange(len(take)))
+    return Lookup(labels.ids, take, np.arange(len(labels.ids)), (new,), origin)
+
+
+def values(view: View) -> Outcome:
+    """An op that `Lookup` or `Columns` reach, and no `Labels`."""
+    from onnx_headcut.rules import indexing  # noqa: PLC0415  it builds on this module
+
+    if any(isinstance(m, Columns) for m in view.marks):
+        return indexing.columns(view)
+    index = view.marks[1] if len(view.marks) > 1 else None
+    if view.op in {"Gather", "GatherElements", "GatherND"} and isinstance(index, Lookup):
+        return indexing.gather(view)
+    if view.op in UNARY or view.op in BROADCASTING:
+        return elementwise(view)
+    if view.op in {"Shape", "Size"}:
+        return Outcome([Rows()])
+    if view.op == "Concat":
+        return concat(view)
+    first = view.marks[0]
+    if view.op in SHAPING and isinstance(first, Lookup):
+        return Outcome([first])
+    if view.op in {"Gather", "GatherND", "GatherElements", "Slice", "Split", "Compress"} and (
+        isinstance(first, Lookup)
+    ):
+        return Outcome([picked(view, first)] * len(view.node.output))
+    if view.op == "Pad" and isinstance(first, Lookup):
+        fill = view.old[2].value if len(view.old) > 2 else None
+        value = view.attrs.get("value", 0.0) if fill is None else fill.item()
+        return Outcome([filled(view, picked(view, first), value, 2)])
+    if view.op in {"ScatterND", "ScatterElements", "Scatter"}:
+        return scatter(view)
+    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(first, Lookup):
+        decided = decide(view, first, {"free"})
+        del decided
+        return Outcome([Rows()] * len(view.node.output))
+    if view.op == "NonMaxSuppression":
+        view.refuse("class numbers reach it as boxes or scores")
+    view.refuse(f"class numbers computed in the graph reach {view.op}, and no rule says what it "
+                "does with them")  # fmt: skip
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def picked(view: View, lookup: Lookup) -> Lookup:
+    """The same values in another order: no longer aligned with what they were read from."""
+    trail = ",".join(view.node.input[1:])
+    return replace(lookup, origin=f"{lookup.origin}[{view.op}:{trail}]", direct=False)
+
+
+# -------------------------------------------------------------------------------- elementwise
+
+
+def elementwise(view: View) -> Outcome:
+    """Run the op on both tables, for each open option and each way its constants may change."""
+    lookups = [(i, m) for i, m in enumerate(view.marks) if isinstance(m, Lookup)]
+    others = [i for i, m in enumerate(view.marks) if not isinstance(m, Lookup) and view.node.input[i]]
+    first = lookups[0][1]
+    if view.op == "Where" and isinstance(view.marks[0], Rows | None):
+        return where(view, [i for i, _ in lookups])
+    if any(view.marks[i] is not None or not _scalar(view, i) for i in others) or any(
+        not aligned(first, m) for _, m in lookups[1:]
+    ):
+        return mixed(view)
+    old = compute(view, {i: m.old for i, m in lookups}, {i: view.old[i].value for i in others})
+    options: list[Option] = []
+    for combination in _products([m.options for _, m in lookups]):
+        changes = dict(zip([i for i, _ in lookups], combination, strict=True))
+        for constants, edits, left in constant_choices(view, first, others):
+            merged = merge_options([*combination, Option(old, edits, left)])
+            if merged is None:
+                continue
+            new = compute(view, {i: o.new for i, o in changes.items()}, constants)
+            options.append(Option(new, merged.edits, merged.left))
+    options = prune(first, old, options)
+    if not options:
+        view.refuse("class numbers are combined here in contradicting ways")
+    return Outcome([replace(first, old=old, options=tuple(options))])
+
+
+def _scalar(view: View, i: int) -> bool:
+    value = view.old[i].value
+    return value is not None and value.size == 1 and view.new[i].value is not None
+
+
+def aligned(a: Lookup, b: Lookup) -> bool:
+    """Whether elements at one place of two tensors are of one position."""
+    return a.origin == b.origin and np.array_equal(a.ids, b.ids) and len(a.old) == len(b.old)
+
+
+def compute(
+    view: View, tables: dict[int, Array], constants: dict[int, Array | None]
+) -> Array:
+    """The op on tables and scalar constants, by the reference implementation."""
+    inputs: list[Array | None] = []
+    for i, name in enumerate(view.node.input):
+        if i in tables:
+            inputs.append(tables[i].astype(_dtype(view, i)))
+        else:
+            value = constants.get(i)
+            inputs.append(None if not name or value is None else value.reshape(()))
+    return np.asarray(view.trace.interpreter.run(view.node, inputs)[0])
+
+
+def _dtype(view: View, i: int) -> np.dtype:  # type: ignore[type-arg]
+    import onnx  # noqa: PLC0415  only for this table of types
+
+    elem = view.old[i].elem_type
+    return onnx.helper.tensor_dtype_to_np_dtype(elem) if elem else np.dtype(np.int64)
+
+
+def constant_choices(
+    view: View, lookup: Lookup, others: Sequence[int]
+) -> Iterator[tuple[dict[int, Array | None], tuple[ed.Edit, ...], frozenset[object]]]:
+    """The constants as they stand, then with those changed that look like the class count."""
+    now = {i: view.new[i].value for i in others}
+    keys = [(view.place, "input", i) for i in others]
+    yield now, (), frozenset(k for k, i in zip(keys, others, strict=True) if _counts(view, lookup, i))
+    for i in others:
+        if not np.array_equal(view.old[i].value, view.new[i].value):  # type: ignore[arg-type]
+            continue  # follows the class count by itself
+        for value in counted(lookup, view.old[i].value):
+            edit = ed.Replace(view.place, i, value)
+            yield {**now, i: value}, (edit,), frozenset()
+
+
+def _counts(view: View, lookup: Lookup, i: int) -> bool:
+    return any(True for _ in counted(lookup, view.old[i].value))
+
+
+def counted(lookup: Lookup, value: Array | None) -> Iterator[Array]:
+    """What a scalar that equals a class count (its negative, reciprocal, less one) would become."""
+    if value is None:
+        return
+    n, m = len(lookup.ids), len(lookup.take)
+    period = period_of(lookup.ids)
+    pairs = [(period, m * period // n), (n, m)]
+    if (lookup.ids == NONE).any():
+        real = int((lookup.ids != NONE).sum())
+        pairs.append((real, int((lookup.ids[lookup.take] != NONE).sum())))
+    x = value.reshape(()).astype(np.float64)
+    seen: set[float] = set()
+    for before, after in pairs:
+        forms = [(before, after), (-before, -after), (before - 1, after - 1)]
+        if value.dtype.kind == "f":
+            forms.append((1 / before, 1 / after))
+            forms.append((-1 / before, -1 / after))
+        for a, b in forms:
+            if a != b and a != 0 and np.isclose(x, a, rtol=1e-6, atol=0) and b not in seen:
+                seen.add(b)
+                yield np.full(value.shape, b, value.dtype)
+
+
+def period_of(ids: Ints) -> int:
+    """The smallest number of positions after which ``ids`` repeat: the class count of a row."""
+    n = len(ids)
+    for p in range(1, n + 1):
+        if n % p == 0 and np.array_equal(ids[: n - p], ids[p:]):
+            return p
+    return n
+
+
+def prune(lookup: Lookup, old: Array, options: list[Option]) -> list[Option]:
+    """Drop options with equal outcome but more edits; keep a bounded number."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: len(o.edits)):
+        if not any(np.array_equal(o.new, option.new) and o.edits == option.edits for o in kept):
+            kept.append(option)
+    del lookup, old
+    return kept[:MOST_OPTIONS]
+
+
+def _products(lists: Sequence[Sequence[Option]]) -> Iterator[tuple[Option, ...]]:
+    if not lists:
+        yield ()
+        return
+    for first in lists[0]:
+        for rest in _products(lists[1:]):
+            yield (first, *rest)
+
+
+def merge_options(options: Sequence[Option]) -> Option | None:
+    """All edits together, or None where one option changes what another leaves."""
+    edits: dict[object, ed.Edit] = {}
+    left: frozenset[object] = frozenset().union(*(o.left for o in options))
+    for option in options:
+        for edit in option.edits:
+            if not ed.same(edits.setdefault(edit.key, edit), edit):
+                return None
+    if left & set(edits):
+        return None
+    return Option(options[-1].new, tuple(edits.values()), left)
+
+
+def mixed(view: View) -> Outcome:
+    """Class numbers joined with what is found in the picture: boxes moved apart for batched NMS."""
+    arithmetic = view.op in {"Add", "Mul", "Sub"}
+    for mark in view.marks:
+        if isinstance(mark, Lookup):
+            free = [o for o in mark.options if is_free(mark, o)]
+            if not free and not arithmetic:
+                view.refuse("class numbers are combined here with values that are not known")
+            if not free:
+                option = next(
+                    (o for o in mark.options if is_ids(mark, o, view.sel.column)), None
+                )
+                if option is None:
+                    view.refuse("numbers computed from the class count are combined here with "
+                                "values that are not known")  # fmt: skip
+                    raise AssertionError  # pragma: no cover
+                commit(view, option)
+    every_free = all(
+        any(is_free(m, o) for o in m.options) for m in view.marks if isinstance(m, Lookup)
+    )
+    if every_free:
+        for mark in view.marks:
+            if isinstance(mark, Lookup):
+                decide(view, mark, {"free"})
+    return Outcome([Rows(apart=not every_free)])
+
+
+def where(view: View, at: list[int]) -> Outcome:
+    """Where(found, labels, filler): the filler becomes a position of its own."""
+    lookup = view.marks[at[0]]
+    if not isinstance(lookup, Lookup) or len(at) != 1:
+        view.refuse("it chooses between two kinds of class numbers")
+        raise AssertionError  # pragma: no cover
+    other = 3 - at[0]
+    value = view.old[other].value
+    if value is None or value.size != 1 or view.marks[other] is not None:
+        view.refuse("it fills class numbers up with values that are not known")
+        raise AssertionError  # pragma: no cover
+    return Outcome([filled(view, picked(view, lookup), value.item(), other)])
+
+
+def filled(view: View, lookup: Lookup, value: float, slot: int) -> Lookup:
+    """A table with one more position, without a class, that holds the filler ``value``."""
+    dtype = lookup.old.dtype
+    ids = np.append(lookup.ids, NONE)
+    take = np.append(lookup.take, len(lookup.ids))
+    old = np.append(lookup.old, np.asarray(value, dtype))
+    options = []
+    key = (view.place, "input", slot)
+    for option in lookup.options:
+        plain = Option(np.append(option.new, np.asarray(value, dtype)), option.edits, option.left)
+        options.append(plain)
+        stored = slot < len(view.old) and view.old[slot].value is not None
+        for new in counted(lookup, np.asarray(value, dtype)) if stored else ():
+            edit = ed.Replace(view.place, slot, new.reshape(view.old[slot].value.shape))  # type: ignore[union-attr]
+            changed = Option(np.append(option.new, new), (*option.edits, edit), option.left)
+            options[-1] = replace(plain, left=option.left | {key})
+            options.append(changed)
+    return Lookup(ids, take, old, tuple(options[:MOST_OPTIONS]), lookup.origin)
+
+
+def concat(view: View) -> Outcome:
+    """Concat of class numbers: rows of one kind, or columns of a detection table."""
+    lookups = [m for m in view.marks if isinstance(m, Lookup)]
+    first = lookups[0]
+    if len(lookups) == len(view.marks) and all(
+        np.array_equal(m.old, first.old) and np.array_equal(m.ids, first.ids) for m in lookups
+    ):
+        return Outcome([picked(view, first)])
+    rank = view.rank(0)
+    axis = view.attrs.get("axis", 0) % rank
+    marks: list[Mark | None] = []
+    for i, mark in enumerate(view.marks):
+        extent = (view.old[i].shape or [None] * rank)[axis]
+        if extent is None:
+            view.refuse("class numbers are joined with values whose number is not known")
+        marks += [mark] * (extent or 0)
+    return Outcome([Columns(axis, tuple(marks))])
+
+
+def scatter(view: View) -> Outcome:
+    """Rows written into a padded tensor: the padding becomes a filler."""
+    data, updates = view.marks[0], view.marks[2]
+    value = view.old[0].value
+    index = view.marks[1]
+    if isinstance(index, Lookup):
+        decide(view, index, {"free"})
+    if isinstance(updates, Lookup) and data is None and value is not None:
+        if len(np.unique(value)) == 1:
+            return Outcome([filled(view, picked(view, updates), value.flat[0].item(), 99)])
+    elif isinstance(updates, Lookup) and isinstance(data, Lookup) and (
+        np.array_equal(updates.ids, data.ids[: len(updates.ids)])
+    ):
+        return Outcome([data])
+    elif not isinstance(updates, Lookup) and not isinstance(data, Lookup):
+        return Outcome([Rows()])
+    view.refuse("class numbers are written into a tensor whose other values are not known")
+    raise AssertionError  # pragma: no cover
+
+
+# ----------------------------------------------------------------------------------- deciding
+
+
+def is_free(lookup: Lookup, option: Option) -> bool:
+    """New values equal the old ones of the same positions: no class in them."""
+    old = lookup.old[lookup.take]
+    if old.dtype.kind == "f":
+        return bool(np.allclose(option.new, old, rtol=1e-5, atol=1e-6))
+    return bool(np.array_equal(option.new, old))
+
+
+def is_position(lookup: Lookup, option: Option) -> bool:
+    """Values are places on the labelled axis, before and after."""
+    return np.array_equal(lookup.old, np.arange(len(lookup.old))) and np.array_equal(
+        option.new, np.arange(len(option.new))
+    )
+
+
+def offset_of(lookup: Lookup) -> float | None:
+    """``o`` where every old value is its class's column + o; None where that is not so."""
+    real = lookup.ids != NONE
+    if not real.any():
+        return None
+    difference = lookup.old[real].astype(np.float64) - lookup.ids[real]
+    first = float(difference[0])
+    return first if np.allclose(difference, first, atol=1e-4) and first == round(first) else None
+
+
+def is_ids(lookup: Lookup, option: Option, column: dict[int, int]) -> bool:
+    """Values are class ids with the same offset before and after (fillers may count classes)."""
+    offset = offset_of(lookup)
+    if offset is None:
+        return False
+    new_ids = lookup.ids[lookup.take]
+    real = new_ids != NONE
+    expected = np.array([column[int(c)] for c in new_ids[real]]) + offset
+    if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4):
+        return False
+    fillers = option.new[~real], lookup.old[lookup.take][~real]
+    same = np.array_equal(*fillers)
+    counts = all(float(v) - offset in {float(len(column)), float(len(column)) - 1} or v == o
+                 for v, o in zip(*fillers, strict=True))  # fmt: skip
+    return same or counts
+
+
+def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
+    """Commit the first option whose values are of one of ``kinds``; refuse if there is none."""
+    tests = {
+        "free": lambda o: is_free(lookup, o),
+        "position": lambda o: is_position(lookup, o),
+        "ids": lambda o: is_ids(lookup, o, view.sel.column),
+    }
+    for kind in ("position", "ids", "free"):
+        if kind not in kinds:
+            continue
+        for option in lookup.options:
+            if tests[kind](option) and possible(view, option):
+                commit(view, option)
+                return option
+    view.refuse(
+        "numbers computed from the class count arrive here, and no change of the class counts "
+        f"found on the way gives them their meaning ({' or '.join(sorted(kinds))}) after the cut"
+    )
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def decide_output(view: View, mark: Mark | None) -> None:
+    """What a graph output says: class ids in the model's own convention, or values that stay."""
+    if isinstance(mark, Lookup):
+        decide(view, mark, {"ids", "free"})
+    elif isinstance(mark, Columns):
+        for column in mark.marks:
+            decide_output(view, column)
+    elif isinstance(mark, Rows) and mark.apart:
+        view.refuse("a graph output holds values that class numbers were added to")
+    elif isinstance(mark, Whole) and mark.cls not in view.sel.column:
+        view.refuse(f"a graph output belongs to class {mark.cls} alone, which goes")
+
+
+def possible(view: View, option: Option) -> bool:
+    """Whether an option agrees with what earlier uses decided."""
+    trace = view.trace
+    if any(e.key in trace.settled for e in option.edits):
+        return False
+    if any(key in trace.edits for key in option.left):
+        return False
+    return all(ed.same(trace.edits.get(e.key, e), e) for e in option.edits)
+
+
+def commit(view: View, option: Option) -> None:
+    """Make an option's edits and remember what it leaves alone."""
+    for edit in option.edits:
+        view.trace.add(edit, view)
+    view.trace.settled |= set(option.left)
+
+
+def whole_or_rows(view: View) -> Mark:
+    """The mark of a tensor made from class-dependent ones in no known pattern."""
+    wholes = {m for m in view.marks if isinstance(m, Whole)}
+    return wholes.pop() if len(wholes) == 1 else Rows()
+
+
+__all__ = ["decide", "of_array", "positions", "values"]
