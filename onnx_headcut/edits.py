@@ -302,7 +302,7 @@ class _Writer:
 
     def _constant(self, name: str, value: Array, like: onnx.TensorProto | None) -> str:
         """Store ``value`` as an initializer of the main graph, once, and return its name."""
-        value = np.ascontiguousarray(value)
+        value = np.asarray(value, order="C")  # ascontiguousarray would make scalars vectors
         content = (str(value.dtype) + str(value.shape), value.tobytes())
         key = (name, b"".join([content[0].encode(), content[1]]))
         if key not in self.stored:

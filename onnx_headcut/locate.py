@@ -93,6 +93,7 @@ def locate(
         )
     groups = [g for value in _ends(flow) for g in groups_of(flow, value)]
     chosen = _choose(flow, groups, count, heads)
+    chosen += _selecting(flow, groups, chosen)  # behind the others: the first say the activation
     return _pull_all(analysis, flow, chosen)
 
 
@@ -195,6 +196,20 @@ def _choose(
     )
 
 
+def _selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Group]:
+    """Further heads over the same classes whose maximum picks queries (RT-DETR, deformable DETR)."""
+    known = frozenset().union(*(g.leaves for g in chosen))
+    found = []
+    for group in _widest(groups):
+        if group.size != chosen[0].size or group.extent != group.size or group.leaves & known:
+            continue
+        for i in flow.scope.index.consumers.get(group.value, ()):
+            if flow.scope.graph.node[i].op_type in {"ReduceMax", "TopK", "ArgMax"}:
+                found.append(group)
+                break
+    return found
+
+
 def _agree(flow: Flow, groups: list[Group], kind: str, *, certain: bool) -> list[Group]:
     """Groups of one size are levels of one detector; different sizes need a reason to choose."""
     if not groups:
@@ -288,8 +303,7 @@ def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
                     advice="the model shares one head for two purposes, which cannot be cut",
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
-    activations = {s.activation for s in sites}
-    activation = activations.pop() if len(activations) == 1 else "none"
+    activation = sites[0].activation
     evidence = f"{groups[0].kind} columns: " + describe(flow, groups[0])
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values)

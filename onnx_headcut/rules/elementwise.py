@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.labels import NONE, Labels, Rows, Whole
+from onnx_headcut.labels import NONE, Labels, Rows
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -59,9 +59,14 @@ def broadcasting(view: View) -> Outcome:
     for i, name in enumerate(view.node.input):
         if not name or isinstance(view.marks[i], Labels):
             continue
-        if isinstance(view.marks[i], Whole | Rows) or view.marks[i] is not None:
-            view.refuse(f"its input {name!r} depends on classes in another way than the others")
         own = axis - (rank - view.rank(i))
+        mark = view.marks[i]
+        if mark is not None:
+            # what was found for a whole box (a quality score, a mask) is stretched over its classes
+            stretched = own < 0 or (view.old[i].shape or ())[own] == 1
+            if not isinstance(mark, Rows) or mark.apart or not stretched:
+                view.refuse(f"its input {name!r} depends on classes in another way than the others")
+            continue
         edits += shorten(view, i, own, len(ids), take)
     return Outcome([Labels(axis, ids)], edits)
 
