@@ -101,7 +101,7 @@ class Tiny:
         if self.joined:
             lines.append("joined = Concat <axis=2> (locations, p)")
         if self.nms:
-            lines += _NMS_LINES if not self.fixed_slots else _NMS_LINES[:-1] + _SLOT_LINES
+            lines += _NMS_LINES + (_SLOT_LINES if self.fixed_slots else _ALL_LINES)
             if self.table is not None:
                 lines = [
                     "labels64 = Gather(table, index)" if x.startswith("labels64") else x
@@ -178,11 +178,14 @@ _NMS_LINES = [
     "pk2 = Squeeze(pk, zero)",
     "found_scores = GatherND(pk2, pair)",
     "labels64 = Add(index, add)",
+    "size = Shape(found_scores)",
     "top, order = TopK(found_scores, size)",
-    "out_boxes = Gather(found_boxes, order)\nout_labels = Gather(labels64, order)\n"
+]
+_ALL_LINES = [
+    "out_boxes = Gather(found_boxes, order)",
+    "out_labels = Gather(labels64, order)",
     "out_scores = Identity(top)",
 ]
-_NMS_LINES.insert(-2, "size = Shape(found_scores)")
 _SLOT_LINES = [
     "lf = Cast <to=1> (labels64)",
     "sb = Gather(found_boxes, order)\nsl = Gather(lf, order)",
@@ -196,8 +199,8 @@ FULL = Tiny((0, 1, 2, 3, 4))
 KEPT = (0, 3, 1)
 
 
-def check(whole: Tiny, cut: Tiny, *, claimed: Tiny | None = None, **more: Any) -> Verdict:
-    options = {"provider": "cpu", "background": whole.background, **more}
+def check(whole: Tiny, cut: Tiny, *, claimed: Tiny | None = None, **more: object) -> Verdict:
+    options: dict[str, Any] = {"provider": "cpu", "background": whole.background, **more}
     kept = claimed or cut
     return validate(
         whole.model(),
@@ -582,7 +585,7 @@ def test_any_cut_passes_and_any_swap_fails(data: st.DataObject) -> None:
     columns = data.draw(st.permutations(range(total)))[: data.draw(st.integers(2, total))]
     right = replace(whole, columns=tuple(columns))
     assert check(whole, right)
-    swapped = tuple([columns[1], columns[0], *columns[2:]])
+    swapped = (columns[1], columns[0], *columns[2:])
     wrong = replace(right, level_columns={data.draw(st.integers(0, 1)): swapped})
     assert check(whole, wrong, claimed=right).status == "failed"
 
@@ -640,7 +643,7 @@ def test_differences_count_what_is_not_finite() -> None:
 
 def test_whole_numbers_are_exact() -> None:
     a = np.array([1, 2], np.int64)
-    assert difference(a, a + [0, 1], tolerance_for(a.dtype)).outside == 1
+    assert difference(a, a + np.array([0, 1]), tolerance_for(a.dtype)).outside == 1
 
 
 def test_rows_match_one_to_one_in_any_order() -> None:

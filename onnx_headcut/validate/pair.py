@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,12 +16,12 @@ import onnx
 from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.validate import probe
 from onnx_headcut.validate.excite import Exciter, places
-from onnx_headcut.validate.reference import State, Twin, never, raw_name
-from onnx_headcut.validate.runtime import Session, open_session
+from onnx_headcut.validate.reference import Runner, State, Twin, never, raw_name
+from onnx_headcut.validate.runtime import Session, open_session, read_placement
+from onnx_headcut.validate.verdict import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validate.inputs import NamedFeed
@@ -48,6 +52,33 @@ class CutBroken(Exception):
     """The cut model cannot be loaded or run."""
 
 
+class Watched:
+    """A session whose first run is profiled, so that it is known on what each node ran."""
+
+    def __init__(
+        self, model: onnx.ModelProto | Path, provider: str, external_data_dir: Path | None
+    ) -> None:
+        folder = tempfile.mkdtemp(prefix="onnx-headcut-")
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._session = open_session(
+            model,
+            provider=provider,
+            external_data_dir=external_data_dir,
+            profile_to=Path(folder),
+        )
+        self.where = Where(self._session.provider, {}, self._session.note)
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        """Run; after the first time, ``where`` tells the placement."""
+        try:
+            return self._session.run(feed)
+        finally:
+            if self._remove.alive:
+                counts = read_placement(self._session.end_profile())
+                self.where = replace(self.where, placement=counts)
+                self._remove()
+
+
 class Pair:
     """Both models on one input, with the same patterns on the same classes."""
 
@@ -62,10 +93,11 @@ class Pair:
         seed: int,
     ) -> None:
         self.columns, self._seed = columns, seed
-        self.session: Session | None = None
-        self.deployed: Session | None = None
+        self.whole: Watched | None = None
+        self.deployed: Watched | None = None
         self._cut_model, self._provider = cut, provider
-        self.original = Twin(original.proto, sites, self._opener(original))
+        self._original_folder = original.folder
+        self.original = Twin(original.proto, sites, self._watch_original)
         self.cut = guard(lambda: Twin(cut.proto, cut_sites, self._opener(cut)))
         self.state = State({}, {})
         self.cut_state = State({}, {})
@@ -73,13 +105,17 @@ class Pair:
 
     def _opener(self, model: Model) -> Callable[[onnx.ModelProto], Session]:
         def opener(proto: onnx.ModelProto) -> Session:
-            folder = model.folder
-            session = open_session(proto, provider=self._provider, external_data_dir=folder)
-            if self.session is None:
-                self.session = session
-            return session
+            return open_session(proto, provider=self._provider, external_data_dir=model.folder)
 
         return opener
+
+    def _watch_original(self, proto: onnx.ModelProto) -> Runner:
+        """Open the original's sessions, of which the first runs the whole model."""
+        if self.whole is None:
+            self.whole = Watched(proto, self._provider, self._original_folder)
+            return self.whole
+        folder = self._original_folder
+        return open_session(proto, provider=self._provider, external_data_dir=folder)
 
     def start(self, feed: NamedFeed) -> bool:
         """Run both models as they are; False where the original does not take an optional size."""
@@ -91,11 +127,7 @@ class Pair:
             raise
         if self.deployed is None:
             model = self._cut_model
-            self.deployed = guard(
-                lambda: open_session(
-                    model.source, provider=self._provider, external_data_dir=model.folder
-                )
-            )
+            self.deployed = guard(lambda: Watched(model.source, self._provider, model.folder))
         deployed = self.deployed
         self.deployed_outputs = guard(lambda: deployed.run(feed.feed))
         self.cut_state = guard(lambda: self.cut.base(feed.feed))

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from onnx_headcut.validate import probe
 from onnx_headcut.validate.inputs import synthetic
 from onnx_headcut.validate.pair import CutBroken, Model, Pair, load
-from onnx_headcut.validate.runtime import placement
 from onnx_headcut.validate.sets import Sets
 from onnx_headcut.validate.structure import Claims, structural
 from onnx_headcut.validate.tally import Layout, Ledger
-from onnx_headcut.validate.verdict import Settings, Verdict, Where, decide
+from onnx_headcut.validate.verdict import Settings, Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +82,7 @@ class _Proof:
         self.original, self.cut, self.columns = original, cut, columns
         self.settings, self.provider = settings, provider
         self.ledger = Ledger(columns, settings)
-        self.where: dict[str, Where] = {}
+        self.pair: Pair | None = None
         self.used: list[str] = []
 
     def check_declared(self, sites: Sequence[Site], cut_sites: Sequence[Site]) -> None:
@@ -130,7 +129,7 @@ class _Proof:
     def _run(
         self, sites: Sequence[Site], cut_sites: Sequence[Site], feeds: Sequence[NamedFeed]
     ) -> None:
-        pair = Pair(
+        pair = self.pair = Pair(
             self.original,
             self.cut,
             sites,
@@ -147,7 +146,6 @@ class _Proof:
                 continue
             self.used.append(feed.name)
             if layout is None:
-                self._prove_providers(pair, feed)
                 layout = self._layout(pair, sites)
                 sets = Sets(pair, layout, self.ledger, self.columns, self.settings)
                 sets.prove()
@@ -155,12 +153,6 @@ class _Proof:
                     reference, got = pair.noise(0)
                     layout.compare("noise in place of all scores", reference, got)
             self._compare_feed(pair, feed.name, layout, sets)
-
-    def _prove_providers(self, pair: Pair, feed: NamedFeed) -> None:
-        for name, session in (("original", pair.session), ("cut", pair.deployed)):
-            if session is not None:
-                counts = placement(session, dict(feed.feed))
-                self.where[name] = Where(session.provider, counts, session.note)
 
     def _layout(self, pair: Pair, sites: Sequence[Site]) -> Layout:
         """Find out what the outputs mean, in both models."""
@@ -216,7 +208,7 @@ class _Proof:
             ledger.drift_rows(),
             tuple(self.used),
             ledger.runs,
-            self.where.get("original"),
-            self.where.get("cut"),
+            self.pair.whole.where if self.pair and self.pair.whole else None,
+            self.pair.deployed.where if self.pair and self.pair.deployed else None,
             structure,
         )
