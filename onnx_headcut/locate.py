@@ -98,19 +98,22 @@ def locate(
 
 
 def _ends(flow: Flow) -> list[str]:
-    """Values with a class-like axis behind which no value with one comes."""
-    axes = {value: class_axes(flow, value) for value in flow.origins}
-    ends = []
-    for value, found in axes.items():
-        if not found:
-            continue
-        further = False
-        for i in flow.scope.index.consumers.get(value, ()):
-            node = flow.scope.graph.node[i]
-            further |= any(axes.get(o) for o in node.output)
-        if not further or value in flow.scope.index.outputs:
-            ends.append(value)
-    return ends
+    """Values with a class-like axis behind which no value with one comes, and outputs with one."""
+    graph, index = flow.scope.graph, flow.scope.index
+    ends: list[str] = []
+    before: set[str] = set()  # values that are ends or have one behind them
+    for node in reversed(graph.node):
+        for value in node.output:
+            if value not in flow.origins:
+                continue
+            readers = (graph.node[i] for i in index.consumers.get(value, ()))
+            further = any(o in before for reader in readers for o in reader.output)
+            if (not further or value in index.outputs) and class_axes(flow, value):
+                ends.append(value)
+                further = True
+            if further:
+                before.add(value)
+    return ends[::-1]
 
 
 def class_axes(flow: Flow, value: str) -> list[int]:
@@ -118,28 +121,17 @@ def class_axes(flow: Flow, value: str) -> list[int]:
     numbers = flow.origins[value].numbers
     if numbers.ndim < 2 or numbers.size == 0:
         return []
-    leaf, channel, place = flow.decode(numbers)
-    axes = []
-    for axis in range(numbers.ndim):
-        if numbers.shape[axis] < 2:
-            continue
-        a = [np.moveaxis(x, axis, 0) for x in (leaf, channel, place)]
-        same = (a[0][1:] == a[0][:-1]) & (a[0][1:] >= 0)
-        if (same & (a[2][1:] != a[2][:-1])).any():
-            continue
-        if (same & (a[1][1:] != a[1][:-1])).any():
-            axes.append(axis)
-    return axes
+    return [a for a in range(numbers.ndim) if flow.is_channel_axis(numbers, a)]
 
 
 def groups_of(flow: Flow, value: str) -> list[Group]:
     """Runs of columns with the same leaves and histories, on the (one) class axis of ``value``."""
     axes = class_axes(flow, value)
     origin = flow.origins[value]
-    leaf, _, _ = flow.decode(origin.numbers)
+    leaf = flow.leaf(origin.numbers)
     groups: list[Group] = []
     softmaxed = {int(s.split(":")[1]) + origin.numbers.ndim
-                 for h in np.unique(origin.history).tolist()
+                 for h in origin.histories()
                  for s in flow.histories[h] if s.startswith(("Softmax", "LogSoftmax"))}  # fmt: skip
     usable = [a for a in axes if a in softmaxed] or axes[-1:]
     for axis in usable:

@@ -10,7 +10,7 @@ and names of nodes play no part.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import channel_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
     from onnx_headcut.analysis import Scope
@@ -59,7 +61,7 @@ MIXED = -2
 
 @dataclass(frozen=True)
 class Leaf:
-    """A candidate head: node number, its output, and where its elements' numbers start."""
+    """A candidate head: node number, its output, and where the numbers of its places start."""
 
     node: int
     value: str
@@ -67,17 +69,36 @@ class Leaf:
     axis: int
     start: int
 
+    @property
+    def places(self) -> int:
+        """Number of elements of one channel."""
+        return int(np.prod(self.shape)) // max(self.shape[self.axis], 1)
+
+    def numbers(self, bits: int, dtype: type[np.integer[Any]]) -> Array:
+        """Number every element: its place (unique among all heads), then ``bits`` for its channel."""
+        apart = [1 if a == self.axis else n for a, n in enumerate(self.shape)]
+        along = [n if a == self.axis else 1 for a, n in enumerate(self.shape)]
+        places = np.arange(self.start, self.start + self.places, dtype=dtype).reshape(apart)
+        return (places << bits) | np.arange(self.shape[self.axis], dtype=dtype).reshape(along)
+
 
 @dataclass
 class Origin:
     """For each element of a tensor: the number of the element it came from, and how.
 
-    ``numbers`` (int64): the head's element, NOTHING for constants, MIXED for several at once;
-    ``history`` (int32): which elementwise ops it passed, as a number that `Flow.histories` knows.
+    ``numbers``: the head's element, NOTHING for constants, MIXED for several at once;
+    ``history`` (int32): which elementwise ops it passed, as a number that `Flow.histories` knows;
+    an int where it is the same for all elements.
     """
 
     numbers: Array
-    history: Array
+    history: Array | int
+
+    def histories(self) -> list[int]:
+        """Every history that occurs."""
+        if isinstance(self.history, int):
+            return [self.history]
+        return np.flatnonzero(np.bincount(self.history.ravel())).tolist()
 
 
 @dataclass
@@ -89,6 +110,7 @@ class Flow:
     leaves: list[Leaf] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
     histories: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    bits: int = 0
     _known: dict[tuple[int, str], int] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------ running
@@ -116,11 +138,12 @@ class Flow:
                 continue
             axis = channel_axis(node.op_type, len(shape), weight_first=weight_first)
             leaf = Leaf(i, node.output[0], shape, axis, start)
-            size = int(np.prod(shape))
-            numbers = np.arange(start, start + size, dtype=np.int64).reshape(shape)
-            self.origins[leaf.value] = Origin(numbers, np.zeros(shape, np.int32))
             self.leaves.append(leaf)
-            start += size
+            start += leaf.places
+        self.bits = max((v.shape[v.axis] for v in self.leaves), default=1).bit_length()
+        dtype = np.int32 if start << self.bits < 2**31 else np.int64
+        for leaf in self.leaves:
+            self.origins[leaf.value] = Origin(leaf.numbers(self.bits, dtype), 0)
 
     def _is_stored(self, name: str) -> bool:
         from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine
@@ -160,25 +183,41 @@ class Flow:
         variadic = node.op_type == "Concat"
         if not variadic and node.input[0] not in self.origins:
             return [None] * len(node.output)
-        results = []
-        for part in ("numbers", "history"):
-            inputs = []
-            for k, name in enumerate(node.input):
-                fact = self.scope.old(name)
-                if name in self.origins and (variadic or k == 0):
-                    inputs.append(getattr(self.origins[name], part))
-                elif variadic and fact.static is not None:
-                    fill = NOTHING if part == "numbers" else 0
-                    inputs.append(np.full(fact.static, fill))
-                else:
-                    inputs.append(fact.value)
-            if any(v is None and n for v, n in zip(inputs, node.input, strict=True)):
-                return [None] * len(node.output)
-            try:
-                results.append(self.interpreter.run(node, inputs))
-            except Exception:  # noqa: BLE001  what the reference cannot run leads nowhere
-                return [None] * len(node.output)
-        return [Origin(n, h) for n, h in zip(*results, strict=True)]
+        sources = [self.origins.get(n) if variadic or k == 0 else None
+                   for k, n in enumerate(node.input)]  # fmt: skip
+        numbers = self._moved(node, [None if o is None else o.numbers for o in sources], NOTHING)
+        if numbers is None:
+            return [None] * len(node.output)
+        known = [o.history for o in sources if o is not None]
+        if all(isinstance(h, int) and h == known[0] for h in known):
+            return [Origin(n, known[0]) for n in numbers]
+        spread = [None if o is None else
+                  np.broadcast_to(np.asarray(o.history, np.int32), o.numbers.shape)
+                  for o in sources]  # fmt: skip
+        history = self._moved(node, spread, 0)
+        if history is None:
+            return [None] * len(node.output)
+        return [Origin(n, h) for n, h in zip(numbers, history, strict=True)]
+
+    def _moved(
+        self, node: onnx.NodeProto, sources: Sequence[Array | None], fill: int
+    ) -> list[Array] | None:
+        """Run the op on ``sources``, constants beside them as ``fill``; None where it cannot be."""
+        inputs: list[Array | None] = []
+        for name, source in zip(node.input, sources, strict=True):
+            fact = self.scope.old(name)
+            if source is not None:
+                inputs.append(source)
+            elif node.op_type == "Concat" and fact.static is not None:
+                inputs.append(np.full(fact.static, fill, np.int32))
+            elif node.op_type != "Concat" and (fact.value is not None or not name):
+                inputs.append(fact.value)
+            else:
+                return None
+        try:
+            return self.interpreter.run(node, inputs)
+        except Exception:  # noqa: BLE001  what the reference cannot run leads nowhere
+            return None
 
     def _pass(self, node: onnx.NodeProto) -> Origin | None:
         origin = self.origins.get(node.input[0])
@@ -189,7 +228,7 @@ class Flow:
             default = -1 if self.interpreter.opsets[""] >= 13 else 1
             axis = attributes(node).get("axis", default) % origin.numbers.ndim
             step = f"{step}:{axis - origin.numbers.ndim}"
-        return Origin(origin.numbers, self._advance(origin.history, step))
+        return Origin(origin.numbers, self._advance(origin, step))
 
     def _combine(self, node: onnx.NodeProto) -> Origin | None:
         """Elementwise with several operands: the one that is not stretched says where from."""
@@ -207,37 +246,49 @@ class Flow:
             return None
         whole = [o for o in found if o.numbers.size == int(np.prod(shape))]
         if not whole:
-            return Origin(np.full(shape, MIXED, np.int64), np.zeros(shape, np.int32))
+            return Origin(np.full(shape, MIXED, np.int32), 0)
         first = whole[0].numbers.reshape(shape)
         numbers = first
         for other in whole[1:]:
             numbers = np.where(numbers == other.numbers.reshape(shape), numbers, MIXED)
-        return Origin(numbers, self._advance(whole[0].history.reshape(shape), step))
+        before = whole[0].history
+        if not isinstance(before, int):
+            before = before.reshape(shape)
+        return Origin(numbers, self._advance(Origin(numbers, before), step))
 
-    def _advance(self, history: Array, step: str) -> Array:
+    def _advance(self, origin: Origin, step: str) -> Array | int:
+        history = origin.history
         if step in {"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"}:
             return history
         table = np.zeros(len(self.histories), np.int32)
-        for old in np.unique(history).tolist():
+        for old in origin.histories():
             key = (old, step)
             if key not in self._known:
                 self._known[key] = len(self.histories)
                 self.histories.append((*self.histories[old], step))
             table[old] = self._known[key]
-        result: Array = table[history]
-        return result
+        return int(table[history]) if isinstance(history, int) else table[history]
 
     # ------------------------------------------------------------------------------ reading
 
-    def decode(self, numbers: Array) -> tuple[Array, Array, Array]:
-        """Leaf number, channel, and place apart from the channel, of each element (-1: none)."""
-        starts = np.array([leaf.start for leaf in self.leaves])
-        index = np.searchsorted(starts, numbers, side="right") - 1
-        index = np.where(numbers < 0, -1, index)
-        stride = np.array([int(np.prod(v.shape[v.axis + 1 :])) for v in self.leaves])
-        extent = np.array([v.shape[v.axis] for v in self.leaves])
-        local = numbers - starts[index]
-        channel = (local // stride[index]) % extent[index]
-        place = (local // (stride[index] * extent[index])) * stride[index] + local % stride[index]
-        none = index < 0
-        return index, np.where(none, -1, channel), np.where(none, -1, place)
+    def leaf(self, numbers: Array) -> Array:
+        """Leaf number of each element (-1: none)."""
+        starts = np.array([leaf.start for leaf in self.leaves], numbers.dtype)
+        index = np.searchsorted(starts, numbers >> self.bits, side="right") - 1
+        return np.where(numbers < 0, -1, index)
+
+    def is_channel_axis(self, numbers: Array, axis: int) -> bool:
+        """Whether only the channel changes along ``axis``, never the place in the picture."""
+        lines = np.moveaxis(numbers, axis, -1)
+        one = lines[(0,) * (lines.ndim - 1)]  # mostly enough to see that the place changes
+        return self._within_places(one) is not False and self._within_places(lines) is True
+
+    def _within_places(self, lines: Array) -> bool | None:
+        """Return False where the place changes along lines, True where the channel does, or None."""
+        a, b = lines[..., 1:], lines[..., :-1]
+        changes = (a != b) & (a >= 0) & (b >= 0)
+        a, b = a[changes], b[changes]
+        apart = (a ^ b) >> self.bits != 0
+        if (self.leaf(a[apart]) == self.leaf(b[apart])).any():
+            return False
+        return True if not apart.all() else None
