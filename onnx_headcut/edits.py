@@ -312,6 +312,10 @@ class _Writer:
                 tensor.data_type = like.data_type
                 tensor.doc_string = like.doc_string
             self.proto.graph.initializer.append(tensor)
+            if self.proto.ir_version < 4:  # initializers are inputs, too
+                self.proto.graph.input.append(
+                    helper.make_tensor_value_info(new, tensor.data_type, tensor.dims)
+                )
             self.stored[key] = new
             self.done.initializers.add(new)
         return self.stored[key]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.checker import ValidationError
 from onnx.defs import SchemaError, get_schema
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
@@ -134,21 +135,28 @@ class Interpreter:
         known = {n: f for n, f in zip(node.input, inputs, strict=True) if n}
         if node.op_type == "Shape" and node.input:
             return [self._shape_of(node, inputs[0])]
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            # before opset 9 the schema knows floats only; exporters wrote integers all the same
+            return [of_tensor(node.attribute[0].t)]
         if any(f.elem_type == 0 for f in known.values()):
             return unknown
         try:
             schema = get_schema(node.op_type, version, node.domain)
         except SchemaError:
             return unknown
-        types = infer_node_outputs(
-            schema,
-            node,
-            {n: to_type(f) for n, f in known.items()},
-            {n: numpy_helper.from_array(f.value, n) for n, f in known.items()
-             if f.value is not None and f.value.size <= 4096 and f.value.dtype.kind in "iub"},
-            opset_imports=self.opset_imports,
-            ir_version=self.ir_version,
-        )  # fmt: skip
+        small = {n: numpy_helper.from_array(f.value, n) for n, f in known.items()
+                 if f.value is not None and f.value.size <= 4096 and f.value.dtype.kind in "iub"}  # fmt: skip
+        try:
+            types = infer_node_outputs(
+                schema,
+                node,
+                {n: to_type(f) for n, f in known.items()},
+                small,
+                opset_imports=self.opset_imports,
+                ir_version=self.ir_version,
+            )
+        except ValidationError as error:  # types that the schema does not allow
+            raise InferenceError(str(error)) from None
         return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
 
     @staticmethod
