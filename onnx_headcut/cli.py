@@ -1,0 +1,278 @@
+"""The command line: commands without logic. They read options, call the API, and answer.
+
+What an `Answer` and an exception become is in console.py, the tables are in tables.py, the JSON
+documents in documents.py. Annotations are read by Typer at run time.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import onnx_headcut as hc
+from onnx_headcut.console import Answer, run, steps
+from onnx_headcut.errors import UsageError
+
+_HELP = """Cut the classes you do not need out of an exported ONNX detector, and prove that the rest
+says the same.
+
+\b
+  onnx-headcut inspect detector.onnx
+  onnx-headcut cut detector.onnx --keep person,car,3-5 --output small.onnx
+  onnx-headcut validate detector.onnx small.onnx
+
+\b
+Exit codes: 0 done, and validated where that was not switched off; 1 validation failed or was
+inconclusive, nothing was written; 2 wrong usage or unreadable input; 3 the graph was refused: not
+supported, or ambiguous; 4 the provider cannot be used; 70 a bug in this tool; 130 interrupted.
+"""
+
+app = typer.Typer(
+    help=_HELP,
+    rich_markup_mode=None,  # plain help: Rich would double the time that --help takes
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The detector, an .onnx file.", show_default=False)
+]
+Keep = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="Classes to keep, in their new order: names and ids separated by commas, ranges such "
+        "as 1-8, or @FILE. Ids are the head's own columns. The background stays by itself.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LABELS",
+        help="Class names: coco80, coco91, voc, or a file (one name a line, JSON, YAML, .names, "
+        ".pbtxt); none for no names. Without it: what the model's metadata say.",
+    ),
+]
+Head = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NODE",
+        help="A head's node, where heads are not found or not the ones meant. Repeatable.",
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHICH",
+        help="The background's column: first, last, none, or its id. Without it: evidence in "
+        "names and graph.",
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=1x3x320x320",
+        help="The shape of an input whose size is left open, to follow the graph with. Repeatable.",
+    ),
+]
+Provider = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Where validation runs: auto (CUDA where it truly runs, else the CPU), cpu, cuda, "
+        "tensorrt, openvino, and so on.",
+    ),
+]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        metavar="FILE.npz",
+        help="Validate on these arrays, by the names of the model's inputs.",
+    ),
+]
+Image = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Validate on this picture. Repeatable."),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="How a picture becomes an input: a preset such as imagenet, uint8, caffe or yolo, or "
+        "settings such as 'mean=123.7,116.3,103.5;order=bgr;letterbox=114'.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, also for errors.")]
+
+
+@app.command()
+def inspect(  # noqa: PLR0913, PLR0917  (options)
+    model: Model,
+    labels: Labels = None,
+    background: Background = None,
+    head: Head = None,
+    input_shape: InputShape = None,
+    json: Json = False,  # noqa: FBT002
+) -> Answer:
+    """Show heads, classes and outputs of a detector, and what a cut would save."""
+    with steps() as step:
+        step("inspecting")
+        found = hc.inspect(model, **_reading(labels, background, head, input_shape))
+    from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
+
+    document = documents.of_inspection(found)
+    return Answer(document, lambda to: tables.show_inspection(to, found, model), as_json=json)
+
+
+@app.command()
+def cut(  # noqa: PLR0913, PLR0917  (options)
+    model: Model,
+    keep: Keep,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the cut model is written.")
+    ] = None,
+    labels: Labels = None,
+    background: Background = None,
+    head: Head = None,
+    input_shape: InputShape = None,
+    provider: Provider = "auto",
+    input_: Input = None,
+    image: Image = None,
+    preprocess: Preprocess = None,
+    dry_run: Annotated[  # noqa: FBT002
+        bool, typer.Option("--dry-run", help="Print the plan; change and write nothing.")
+    ] = False,
+    no_validate: Annotated[  # noqa: FBT002
+        bool, typer.Option("--no-validate", help="Write without proof; needs no onnxruntime.")
+    ] = False,
+    force: Annotated[  # noqa: FBT002
+        bool, typer.Option("--force", help="Replace FILE if it exists, even if it is MODEL.")
+    ] = False,
+    json: Json = False,  # noqa: FBT002
+) -> Answer:
+    """Cut a detector to some of its classes, validate the cut, and only then write it."""
+    if output is None and not dry_run:
+        raise UsageError("where to write is not said", advice="Add --output FILE, or --dry-run.")
+    with steps() as step:
+        result = hc.cut(
+            model,
+            keep,
+            output,
+            **_reading(labels, background, head, input_shape),
+            provider=provider,
+            feeds=_feeds(input_, image, preprocess),
+            validation=not no_validate,
+            force=force,
+            dry_run=dry_run,
+            progress=step,
+        )
+    from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
+
+    return Answer(
+        documents.of_cut(result, dry_run=dry_run),
+        lambda to: (tables.show_plan if dry_run else tables.show_cut)(to, result, model),
+        result.exit_code,
+        json,
+    )
+
+
+@app.command()
+def validate(  # noqa: PLR0913, PLR0917  (options)
+    original: Annotated[
+        Path, typer.Argument(metavar="ORIGINAL", help="The detector before the cut.")
+    ],
+    cut: Annotated[Path, typer.Argument(metavar="CUT", help="The detector after it.")],
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="What was kept, where CUT does not say it itself."),
+    ] = None,
+    labels: Labels = None,
+    background: Background = None,
+    head: Head = None,
+    input_shape: InputShape = None,
+    provider: Provider = "auto",
+    input_: Input = None,
+    image: Image = None,
+    preprocess: Preprocess = None,
+    json: Json = False,  # noqa: FBT002
+) -> Answer:
+    """Validate a cut detector against its original."""
+    with steps() as step:
+        verdict = hc.validate(
+            original,
+            cut,
+            keep,
+            **_reading(labels, background, head, input_shape),
+            provider=provider,
+            feeds=_feeds(input_, image, preprocess),
+            progress=step,
+        )
+    from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
+
+    document = documents.of_verdict(verdict)
+    return Answer(
+        document, lambda to: tables.show_verdict(to, verdict), verdict.exit_code, json
+    )
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001  (Typer calls it so)
+    if asked:
+        typer.echo(f"onnx-headcut {hc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> int:
+    """Run the command line of this process; returns the exit code."""
+    return run(_invoke, sys.argv[1:])
+
+
+def _invoke(arguments: Sequence[str]) -> object:
+    return app(list(arguments) or ["--help"], prog_name="onnx-headcut", standalone_mode=False)
+
+
+def _reading(
+    labels: str | None, background: str | None, head: list[str] | None, shapes: list[str] | None
+) -> dict[str, Any]:
+    """Options that say how a model is read, as the API takes them."""
+    return {
+        "labels": labels,
+        "background": background,
+        "heads": tuple(head or ()),
+        "input_shapes": dict(map(_shape, shapes or ())),
+    }
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(dim) for dim in dims.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not (name and shape):
+        raise UsageError(
+            f"--input-shape cannot take {text!r}", advice="Write NAME=1x3x320x320, dim by dim."
+        )
+    return name, shape
+
+
+def _feeds(
+    arrays: Path | None, images: list[Path] | None, preprocess: str | None
+) -> "hc.Feeds | None":
+    if not (arrays or images or preprocess):
+        return None
+    return hc.Feeds(arrays, tuple(images or ()), preprocess)

@@ -1,0 +1,286 @@
+"""The same answers for people: tables by Rich, readable in a narrow terminal and in a pipe.
+
+Names that come from models are strangers' text: they are printed through `printable` only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from onnx_headcut.console import printable
+from onnx_headcut.documents import savings, written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from onnx_headcut.classes import Classes
+    from onnx_headcut.cutting import Cut, Inspection
+    from onnx_headcut.figures import Figures
+    from onnx_headcut.plan import OutputClasses
+    from onnx_headcut.validate.verdict import Verdict, Where
+
+_STATUS = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+_FIGURES = (
+    ("heads", "heads"),
+    ("head channels", "channels"),
+    ("parameters", "parameters"),
+    ("multiply-adds", "macs"),
+    ("nodes", "nodes"),
+)
+
+
+def show_inspection(to: Console, found: Inspection, model: Path) -> None:
+    """Print what `inspect` found: heads, outputs, classes, and what a cut would save."""
+    _title(to, str(model))
+    heads = _table("head", "op", "weight", "type", *[">anchors", ">classes", ">parameters"])
+    for head in found.heads:
+        shape = "x".join(map(str, head.shape))
+        figures = (f"{head.anchors}", f"{head.classes}", f"{head.parameters:,}")
+        _row(heads, head.node, head.op, shape, head.dtype, *figures)
+    outputs = _table("output", "shape", "depends on classes")
+    for output in found.outputs:
+        _row(outputs, output.name, _shape(output), _dependence(output))
+    saved = _table(">classes kept", ">parameters saved", ">multiply-adds saved")
+    for count, parameters, macs in savings(found):
+        _row(saved, f"{count}", f"{parameters:.1%}", f"{macs:.1%}")
+    facts = _facts()
+    _fact(facts, "Scores", found.evidence or found.activation)
+    _class_facts(facts, found.classes)
+    share = found.head_parameters / max(found.figures.parameters, 1)
+    macs = found.head_macs / max(found.figures.macs, 1)
+    _fact(
+        facts,
+        "Heads' share",
+        f"{share:.1%} of {_short(found.figures.parameters)} parameters, "
+        f"{macs:.1%} of {_short(found.figures.macs)} multiply-adds"
+        + _at(found.shapes),
+    )
+    for part in (heads, outputs, facts, saved):
+        to.print(part)
+        to.print()
+
+
+def show_plan(to: Console, result: Cut, model: Path) -> None:
+    """Print what a cut would do: every edit, node by node."""
+    _title(to, f"{model}: the plan")
+    if result.plan.selection.identity:
+        to.print("Everything is kept: the cut is a copy, byte for byte.")
+    for line in result.plan.lines():
+        to.print(Text(f"- {printable(line)}"))
+    to.print()
+    facts = _facts()
+    _kept_facts(facts, result)
+    _notes(facts, result.plan.notes)
+    _fact(facts, "Written", "nothing: --dry-run")
+    to.print(facts)
+
+
+def show_cut(to: Console, result: Cut, model: Path) -> None:
+    """Print a cut: its figures before and after, and what validation compared."""
+    _title(to, f"{model} → {result.output}")
+    to.print(_before_after(result.before, result.after))
+    to.print()
+    facts = _facts()
+    _kept_facts(facts, result)
+    if result.verdict is None:
+        _fact(facts, "Validated", "no: --no-validate", "yellow")
+    else:
+        _verdict_facts(facts, result.verdict)
+    _notes(facts, result.plan.notes)
+    if written(result):
+        _fact(facts, "Written", f"{result.output} ({_bytes(result.after.bytes)})")
+    else:
+        _fact(facts, "Written", "nothing", "bold red")
+    to.print(facts)
+
+
+def show_verdict(to: Console, verdict: Verdict) -> None:
+    """Print a validation: the verdict first, then output by output what was compared."""
+    facts = _facts()
+    _verdict_facts(facts, verdict)
+    to.print(facts)
+    if not verdict.outputs:
+        return
+    to.print()
+    table = _table(
+        "compared", "kind", ">values", ">classes", ">detections", ">max abs", ">max rel", "at"
+    )
+    for row in verdict.outputs:
+        detections = f"{row.matched:,}" if row.kind == "detections" else ""
+        if row.missing or row.extra:
+            detections += f" (-{row.missing}, +{row.extra})"
+        numbers = (f"{row.values:,}", f"{row.classes or ''}", detections)
+        _row(
+            table, row.name, row.kind, *numbers, f"{row.max_abs:.2g}", f"{row.max_rel:.2g}",
+            row.where, style="red" if row.outside or row.missing or row.extra else "",
+        )  # fmt: skip
+    to.print(table)
+
+
+# ------------------------------------------------------------------------------- paragraphs
+
+
+def _before_after(before: Figures, after: Figures) -> Table:
+    table = _table("", ">before", ">after", ">change")
+    for label, field in _FIGURES:
+        old, new = getattr(before, field), getattr(after, field)
+        _row(table, label, _short(old), _short(new), _change(old, new))
+    sizes = before.bytes, after.bytes
+    _row(table, "model file", *map(_bytes, sizes), _change(*sizes))
+    return table
+
+
+def _kept_facts(facts: Table, result: Cut) -> None:
+    kept, classes = result.kept, result.classes
+    columns = [
+        f"{new} {kept.name(new)} (was {old})" if new != old else f"{new} {kept.name(new)}"
+        for new, old in enumerate(result.plan.selection.order)
+    ]
+    text = f"{kept.count} of {classes.count} columns: {', '.join(columns)}"
+    _fact(facts, "Kept", text)
+    _fact(facts, "Names", classes.names_why)
+    _background_fact(facts, classes)
+
+
+def _class_facts(facts: Table, classes: Classes) -> None:
+    if classes.names:
+        text = ", ".join(f"{i} {classes.name(i)}" for i in range(classes.count))
+    else:
+        text = f"ids 0 to {classes.count - 1}"
+    _fact(facts, "Classes", f"{classes.count} columns: {text}")
+    _fact(facts, "Names", classes.names_why)
+    _background_fact(facts, classes)
+
+
+def _background_fact(facts: Table, classes: Classes) -> None:
+    where = "none" if classes.background is None else f"column {classes.background}"
+    why = classes.background_why
+    if classes.background_assumed and "assumed" not in why:
+        why = f"assumed: {why}"
+    style = "yellow" if classes.background_assumed else ""
+    _fact(facts, "Background", f"{where} ({why})", style)
+
+
+def _verdict_facts(facts: Table, verdict: Verdict) -> None:
+    _fact(facts, "Validated", verdict.status, _STATUS[verdict.status])
+    for reason in verdict.reasons:
+        _fact(facts, "Because", reason)
+    _fact(facts, "Compared", _compared(verdict))
+    worst = max(verdict.outputs, key=lambda row: row.max_abs, default=None)
+    if worst is not None:
+        where = f" in {worst.name} at {worst.where}" if worst.max_abs and worst.where else ""
+        _fact(
+            facts, "Differences", f"at most {worst.max_abs:.3g} absolute{where}, "
+            f"{max(row.max_rel for row in verdict.outputs):.3g} relative",
+        )  # fmt: skip
+    for drift in verdict.drift:
+        if drift.max_change or drift.gained or drift.lost:
+            rows = f"; detections gained {drift.gained}, lost {drift.lost}"
+            _fact(
+                facts, "Meaning", f"{drift.output}: scores move by up to {drift.max_change:.3g} "
+                "against the original with all its classes"
+                + (rows if drift.gained or drift.lost else ""),
+            )  # fmt: skip
+    if verdict.cut is not None:
+        _fact(facts, "Ran on", _ran_on(verdict.cut))
+    if verdict.structure is not None:
+        _fact(facts, "Untouched", verdict.structure.line)
+    _notes(facts, verdict.notes)
+
+
+def _compared(verdict: Verdict) -> str:
+    seen = sum(1 for row in verdict.classes if row.values or row.detections)
+    detections = sum(row.matched for row in verdict.outputs if row.kind == "detections")
+    parts = [f"{verdict.values:,} values", f"{seen} of {len(verdict.classes)} kept columns"]
+    if any(row.kind == "detections" for row in verdict.outputs):
+        parts.append(f"{detections:,} detections")
+    return f"{', '.join(parts)}, in {verdict.runs} runs on {len(verdict.feeds)} inputs"
+
+
+def _ran_on(where: Where) -> str:
+    nodes = ", ".join(f"{count} nodes on {name}" for name, count in where.placement.items())
+    return "; ".join(filter(None, [where.provider, nodes, where.note]))
+
+
+def _dependence(output: OutputClasses) -> str:
+    if output.kind == "scores":
+        return f"columns {output.columns} of axis {output.axis} are class scores"
+    if output.kind == "class ids":
+        return "its values are class ids"
+    return {"independent": "no", "detections": "its rows are detections"}.get(
+        output.kind, output.kind
+    )
+
+
+def _at(shapes: dict[str, tuple[int, ...]]) -> str:
+    sizes = ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in shapes.items())
+    return f" at {sizes}" if sizes else ""
+
+
+# -------------------------------------------------------------------------------- furniture
+
+
+def _title(to: Console, text: str) -> None:
+    to.print(Text(printable(text), style="bold", overflow="fold"))
+    to.print()
+
+
+def _table(*columns: str) -> Table:
+    """Make a table; a column whose head starts with ``>`` holds numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        name = column.removeprefix(">")
+        table.add_column(name, justify="left" if name == column else "right", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str, style: str = "") -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+
+
+def _facts() -> Table:
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    return facts
+
+
+def _fact(facts: Table, label: str, text: str, style: str = "") -> None:
+    facts.add_row(label, Text(printable(text), style=style))
+
+
+def _notes(facts: Table, notes: Sequence[str]) -> None:
+    for note in notes:
+        _fact(facts, "Note", note)
+
+
+def _shape(output: OutputClasses) -> str:
+    if output.shape is None:
+        return "?"
+    return "x".join("?" if dim is None else f"{dim}" for dim in output.shape)
+
+
+def _short(number: int) -> str:
+    """Write a number as people say it: in full up to five digits, then 1.23 M."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:,}"
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} B"
+
+
+def _change(old: int, new: int) -> str:
+    return "" if old == new or not old else f"{new / old - 1:+.1%}"

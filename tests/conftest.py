@@ -1,0 +1,118 @@
+"""What several test files share: a small SSD written as text, and the command line as it is run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper, parser
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+TINY_NAMES = ("background", "cat", "dog", "cow", "hen", "fox")
+
+TINY = """
+<ir_version: 8, opset_import: ["": 17]>
+tiny (float[N,3,32,32] images) => (float[N,176,6] scores, float[N,176,4] boxes)
+<float[8,3,3,3] stem_w, float[8,8,3,3] down_w,
+ float[12,8,3,3] cls0_w, float[12] cls0_b, float[18,8,3,3] cls1_w, float[18] cls1_b,
+ float[8,8,3,3] box0_w, float[12,8,3,3] box1_w,
+ int64[3] to_scores = {0, -1, 6}, int64[3] to_boxes = {0, -1, 4}>
+{
+  stem = Conv <strides = [4, 4], pads = [1, 1, 1, 1]> (images, stem_w)
+  level0 = Relu (stem)
+  down = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (level0, down_w)
+  level1 = Relu (down)
+  cls0 = Conv <pads = [1, 1, 1, 1]> (level0, cls0_w, cls0_b)
+  cls0_last = Transpose <perm = [0, 2, 3, 1]> (cls0)
+  cls0_rows = Reshape (cls0_last, to_scores)
+  cls1 = Conv <pads = [1, 1, 1, 1]> (level1, cls1_w, cls1_b)
+  cls1_last = Transpose <perm = [0, 2, 3, 1]> (cls1)
+  cls1_rows = Reshape (cls1_last, to_scores)
+  logits = Concat <axis = 1> (cls0_rows, cls1_rows)
+  scores = Softmax <axis = 2> (logits)
+  box0 = Conv <pads = [1, 1, 1, 1]> (level0, box0_w)
+  box0_last = Transpose <perm = [0, 2, 3, 1]> (box0)
+  box0_rows = Reshape (box0_last, to_boxes)
+  box1 = Conv <pads = [1, 1, 1, 1]> (level1, box1_w)
+  box1_last = Transpose <perm = [0, 2, 3, 1]> (box1)
+  box1_rows = Reshape (box1_last, to_boxes)
+  boxes = Concat <axis = 1> (box0_rows, box1_rows)
+}
+"""
+RAW = ("scores = Softmax <axis = 2> (logits)", "scores = Identity (logits)")
+
+
+def from_text(text: str, seed: int = 0) -> onnx.ModelProto:
+    """A model from text; what it declares without a value becomes a weight of seeded noise."""
+    model = parser.parse_model(text)
+    rng = np.random.default_rng(seed)
+    made = {name for node in model.graph.node for name in node.output}
+    for value in [v for v in model.graph.value_info if v.name not in made]:
+        tensor = value.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        weight = rng.normal(size=[dim.dim_value for dim in tensor.shape.dim]).astype(dtype)
+        model.graph.initializer.append(numpy_helper.from_array(weight, value.name))
+        model.graph.value_info.remove(value)
+    for node in model.graph.node:
+        node.name = node.name or f"make_{node.output[0]}"
+    return model
+
+
+def tiny(*changes: tuple[str, str], names: tuple[str, ...] = TINY_NAMES) -> onnx.ModelProto:
+    """A small SSD of two levels, background + 5 animals; ``changes`` are made to its text."""
+    text = TINY
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    model = from_text(text)
+    if names:
+        helper.set_model_props(model, {"names": str(dict(enumerate(names)))})
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that no test changes: background + cat, dog, cow, hen, fox."""
+    path = tmp_path_factory.mktemp("models") / "tiny.onnx"
+    onnx.save(tiny(), path)
+    return path
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_cli(
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    code: str = "",
+    stdout: IO[str] | int = subprocess.PIPE,
+) -> Done:
+    """The command line in a process of its own; ``code`` is Python to run in it first."""
+    start = f"{code}\nfrom onnx_headcut.cli import main\nraise SystemExit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", start, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **(env or {})},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+        text=True,
+        timeout=120,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
