@@ -6,18 +6,21 @@ make_keras.py [NAME PART ...]   makes all pairs, or those with a part in their n
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import onnx
 import tensorflow as tf
 import tf2onnx
 from making import KEEP_81, add
-from onnx import ModelProto
-from skeleton import Array, Pair
+from skeleton import Pair
 from tensorflow import keras
 from tensorflow.keras import layers
 
@@ -106,6 +109,9 @@ def ssd300(classes: int) -> Any:
     return keras.Model(image, layers.Concatenate(2, name="predictions")([conf, loc, boxes]))
 
 
+ANCHORS = sum(side**2 * (len(ratios) + 1) for side, ratios in zip(MAPS, RATIOS, strict=True))
+
+
 def corners(predictions: Any) -> Any:
     """Offsets, anchors and variances (the last 12 columns) to xmin, ymin, xmax, ymax in pixels."""
     centre = predictions[..., -12:-10] * predictions[..., -4:-2] * predictions[..., -6:-4] + predictions[..., -8:-6]
@@ -142,15 +148,18 @@ class DecodeDetections(layers.Layer):
 
     def one(self, item: Any) -> Any:
         """Decode one image of the batch."""
+
         def of_class(index: Any) -> Any:
-            return self.suppress(item[:, index], corners(item), index)
+            rows = tf.reshape(item, (ANCHORS, self.classes + 4))
+            return self.suppress(rows[:, index], rows[:, -4:], index)
 
         found = tf.map_fn(of_class, tf.range(1, self.classes), fn_output_signature=tf.float32)
         return self.best(tf.reshape(found, (-1, 6)))
 
     def call(self, predictions: Any) -> Any:
         """Decode every image."""
-        decoded = tf.map_fn(self.one, predictions, fn_output_signature=tf.float32)
+        rows = tf.concat([predictions[..., :-12], corners(predictions)], -1)
+        decoded = tf.map_fn(self.one, rows, fn_output_signature=tf.float32)
         return tf.ensure_shape(decoded, (None, self.top_k, 6))
 
 
@@ -159,9 +168,10 @@ class DecodeDetectionsFast(DecodeDetections):
 
     def one(self, item: Any) -> Any:
         """Decode one image of the batch."""
-        labels = tf.argmax(item[:, :-12], -1)
-        scores = tf.reduce_max(item[:, :-12], -1)
-        rows = tf.concat([tf.cast(labels, tf.float32)[:, None], scores[:, None], corners(item)], 1)
+        item = tf.reshape(item, (ANCHORS, self.classes + 4))
+        labels = tf.argmax(item[:, :-4], -1)
+        scores = tf.reduce_max(item[:, :-4], -1)
+        rows = tf.concat([tf.cast(labels, tf.float32)[:, None], scores[:, None], item[:, -4:]], 1)
         rows = tf.boolean_mask(rows, labels != 0)
         rows = tf.boolean_mask(rows, rows[:, 1] > self.threshold)
 
@@ -176,14 +186,13 @@ class DecodeDetectionsUnrolled(DecodeDetections):
     """As in exports that unroll: a Python loop, one branch in the graph for each class."""
 
     def one(self, item: Any) -> Any:
-        """Decode one image of the batch."""
-        boxes = corners(item)
-        found = [self.suppress(item[:, k], boxes, k) for k in range(1, self.classes)]
+        """Decode the only image."""
+        found = [self.suppress(item[:, k], item[:, -4:], k) for k in range(1, self.classes)]
         return self.best(tf.concat(found, 0))
 
     def call(self, predictions: Any) -> Any:
         """Decode the only image."""
-        return self.one(predictions[0])[None]
+        return self.one(tf.concat([predictions[0, :, :-12], corners(predictions[0])], -1))[None]
 
 
 class DecodeCombined(layers.Layer):
@@ -206,7 +215,7 @@ def liven(model: Any, spread: float = 2.0) -> None:
             continue
         kernel, bias = layer.get_weights()
         is_score = layer.name.startswith("conf")
-        out = keras.Model(model.input, layer.output).predict(images, verbose=0) - 0
+        out = keras.Model(model.input, layer.output)(images).numpy()
         kernel *= (spread if is_score else 1.0) / max(out.std(), 1e-6)
         layer.set_weights([kernel, rng.normal(0, 0.5, bias.shape) if is_score else bias])
 
@@ -224,13 +233,6 @@ def share(many: Any, native: Any) -> None:
         layer.set_weights(taken)
 
 
-def export(model: Any, opset: int, batch: int | None) -> ModelProto:
-    """By tf2onnx, which folds and optimizes on the way."""
-    signature = [tf.TensorSpec((batch, SIDE, SIDE, 3), tf.float32, name="images")]
-    proto, _ = tf2onnx.convert.from_keras(model, signature, opset=opset)
-    return proto
-
-
 Decoder = Callable[[int], Any]
 PAIRS: list[tuple[str, int, int | None, Decoder | None, str]] = [
     ("keras_ssd300_training_op13", 13, None, None, "scores | offsets | anchors | variances in one tensor"),
@@ -242,36 +244,83 @@ PAIRS: list[tuple[str, int, int | None, Decoder | None, str]] = [
 ]
 
 
-def main() -> None:
-    """Make what the command line names."""
-    wanted = sys.argv[1:] or [""]
-    chosen = [row for row in PAIRS if any(part in row[0] for part in wanted)]
+def save_weights(folder: Path) -> None:
+    """Weights of the many and of the native, made once for all pairs."""
     keras.utils.set_random_seed(0)
     many, native = ssd300(CLASSES), ssd300(NATIVE)
     liven(many)
     share(many, native)
-    for name, opset, batch, decoder, note in chosen:
-        print(name)
-        graphs = []
-        for model, classes in ((many, CLASSES), (native, NATIVE)):
-            whole = keras.Model(model.input, decoder(classes)(model.output)) if decoder else model
-            graphs.append(export(whole, opset, batch))
-        pair = Pair(
-            name=name,
-            architecture="SSD300 with VGG16, as in ssd_keras",
-            exporter=VERSIONS,
-            opset=opset,
-            kind="pipeline" if decoder else "raw",
-            classes=CLASSES,
-            native_classes=NATIVE,
-            background=0,
-            activation="softmax",
-            keep=KEEP_81,
-            inputs=[{"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}],
-            args=[],
-            note=note,
-        )
-        add(pair, *graphs, dense=[] if decoder else [0])
+    for kind, model in (("many", many), ("native", native)):
+        np.savez(folder / f"{kind}.npz", *model.get_weights())
+
+
+def export(name: str, kind: str, folder: Path) -> None:
+    """Write one graph; tf2onnx folds and optimizes on the way."""
+    _, opset, batch, decoder, _ = next(row for row in PAIRS if row[0] == name)
+    classes = CLASSES if kind == "many" else NATIVE
+    model = ssd300(classes)
+    with np.load(folder / f"{kind}.npz") as weights:
+        model.set_weights(list(weights.values()))
+    if decoder:
+        model = keras.Model(model.input, decoder(classes)(model.output))
+    signature = [tf.TensorSpec((batch, SIDE, SIDE, 3), tf.float32, name="images")]
+    tf2onnx.convert.from_keras(model, signature, opset, output_path=str(folder / f"{kind}.onnx"))
+
+
+def declare_counters(graph: Any) -> None:
+    """Loop counters and conditions are scalars; onnxruntime wants that said in nested loops too."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "body" and node.op_type == "Loop":
+                for value in attribute.g.input[:2]:
+                    value.type.tensor_type.shape.SetInParent()
+            declare_counters(attribute.g)
+
+
+def step(*args: object) -> None:
+    """Call this script: a process of its own, as TensorFlow keeps every function it ever saw."""
+    command = [sys.executable, __file__, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+
+
+def main() -> None:
+    """Make what the command line names."""
+    match sys.argv[1:]:
+        case ["--weights", folder]:
+            return save_weights(Path(folder))
+        case ["--export", name, kind, folder]:
+            return export(name, kind, Path(folder))
+    wanted = sys.argv[1:] or [""]
+    with tempfile.TemporaryDirectory() as temporary:
+        step("--weights", temporary)
+        for name, opset, batch, decoder, note in PAIRS:
+            if not any(part in name for part in wanted):
+                continue
+            print(name)
+            for kind in ("many", "native"):
+                step("--export", name, kind, temporary)
+            pair = Pair(
+                name=name,
+                architecture="SSD300 with VGG16, as in ssd_keras",
+                exporter=VERSIONS,
+                opset=opset,
+                kind="pipeline" if decoder else "raw",
+                classes=CLASSES,
+                native_classes=NATIVE,
+                background=0,
+                activation="softmax",
+                keep=KEEP_81,
+                inputs=[{"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}],
+                args=[],
+                note=note,
+            )
+            graphs = [onnx.load(Path(temporary, f"{kind}.onnx")) for kind in ("many", "native")]
+            for graph in graphs:
+                declare_counters(graph.graph)
+            add(pair, *graphs, dense=[] if decoder else [0])
+    return None
 
 
 if __name__ == "__main__":

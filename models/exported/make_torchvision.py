@@ -122,13 +122,90 @@ def make_raw(spec: Raw) -> None:
     )
 
 
+@dataclass
+class Full:
+    """A pair of whole pipelines: an image in, detections out."""
+
+    name: str
+    builder: str
+    opset: int
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels")
+    background: int | None = 0
+    size: tuple[int, int] = (320, 320)
+    dynamic: bool = False
+    prior: float = 0.0
+    scores: str = r"cls_logits|cls_score|mask_fcn_logits|head\.classification_head\.module_list"
+    options: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+SMALL = {"min_size": 256, "max_size": 320}
+RCNN = ("boxes", "labels", "scores")
+FULL = [
+    Full("tv_ssd300_full_ts17", "ssd300_vgg16", 17, size=(300, 300)),
+    Full("tv_ssd300_full_any_ts11", "ssd300_vgg16", 11, size=(240, 340), dynamic=True),
+    Full("tv_ssdlite320_full_ts17", "ssdlite320_mobilenet_v3_large", 17),
+    Full("tv_retinanet_full_ts17", "retinanet_resnet50_fpn", 17, background=None, size=(256, 320),
+         prior=-3.0, options=SMALL, note="column 0 is a class like any other: sigmoid knows no background"),
+    Full("tv_retinanet_full_any_ts11", "retinanet_resnet50_fpn", 11, background=None, size=(240, 300),
+         prior=-3.0, options=SMALL, dynamic=True),
+    Full("tv_fcos_full_ts17", "fcos_resnet50_fpn", 17, background=None, size=(256, 320), prior=-3.0, options=SMALL),
+    Full("tv_fasterrcnn_mobilenet_full_ts17", "fasterrcnn_mobilenet_v3_large_320_fpn", 17, RCNN, size=(256, 320),
+         options=SMALL, note="class-specific boxes"),
+    Full("tv_fasterrcnn_mobilenet_full_any_ts11", "fasterrcnn_mobilenet_v3_large_320_fpn", 11, RCNN,
+         size=(240, 300), options=SMALL, dynamic=True, note="class-specific boxes"),
+    Full("tv_fasterrcnn_resnet50_full_ts17", "fasterrcnn_resnet50_fpn", 17, RCNN, size=(256, 320),
+         options=SMALL, note="class-specific boxes"),
+    Full("tv_maskrcnn_resnet50_full_ts17", "maskrcnn_resnet50_fpn", 17, (*RCNN, "masks"), size=(256, 320),
+         options={**SMALL, "box_detections_per_img": 20}, note="class-specific boxes and masks"),
+]
+
+
+def make_full(spec: Full) -> None:
+    """Export a pipeline twice."""
+    torch.manual_seed(0)
+    build = getattr(detection, spec.builder)
+    columns = COLUMNS if spec.background == 0 else KEEP_91
+    sizes = CLASSES, len(columns)
+    many, native = (build(**NO_WEIGHTS, **spec.options, num_classes=n).eval() for n in sizes)
+    image = torch.rand(3, *spec.size)
+    torching.liven(many, lambda: many([image]), spec.scores, spec.prior)
+    torching.share(many, native, columns, CLASSES, {"bbox_pred": 4})
+    dynamic: dict[str, dict[int, str]] = {name: {0: "detections"} for name in spec.outputs}
+    if spec.dynamic:
+        dynamic["image"] = {1: "height", 2: "width"}
+    graphs = [
+        torching.torchscript(model, ([image],), spec.opset, spec.outputs, dynamic, ["image"])
+        for model in (many, native)
+    ]
+    add(
+        Pair(
+            name=spec.name,
+            architecture=spec.builder,
+            exporter=f"{torching.VERSIONS}, TorchScript exporter",
+            opset=spec.opset,
+            kind="pipeline",
+            classes=CLASSES,
+            native_classes=len(columns),
+            background=spec.background,
+            activation="softmax" if spec.background == 0 else "sigmoid",
+            keep=KEEP_91,
+            inputs=[{"name": "image", "shape": list(image.shape), "dtype": "float32"}],
+            args=[],
+            note=spec.note,
+        ),
+        *graphs,
+    )
+
+
 def main() -> None:
     """Make what the command line names."""
     wanted = sys.argv[1:] or [""]
-    for spec in RAW:
-        if any(part in spec.name for part in wanted):
-            print(spec.name)
-            make_raw(spec)
+    for make, specs in ((make_raw, RAW), (make_full, FULL)):
+        for spec in specs:
+            if any(part in spec.name for part in wanted):
+                print(spec.name, flush=True)
+                make(spec)  # type: ignore[operator]
 
 
 if __name__ == "__main__":

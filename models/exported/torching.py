@@ -38,27 +38,34 @@ VERSIONS = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision._
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    order = scores.argsort(descending=True, stable=True)
-    overlap = box_ops.box_iou(boxes[order], boxes[order]) > iou_threshold
-    alive = torch.ones(len(order), dtype=torch.bool)
-    for at in range(len(order)):
-        if alive[at]:
-            alive[at + 1 :] &= ~overlap[at, at + 1 :]
-    return order[alive]
+    order, kept = scores.argsort(descending=True, stable=True)[:1000], []  # enough for a trace
+    while len(order):
+        kept.append(order[0])
+        overlap = box_ops.box_iou(boxes[order[:1]], boxes[order])[0]
+        overlap[0] = 1  # a box without an area overlaps not even itself
+        order = order[overlap <= iou_threshold]
+    return torch.stack(kept) if kept else order
+
+
+def _pass() -> None:  # compiled by torch.jit, so no lambda
+    return
 
 
 LIBRARY.impl("nms", _nms, "CPU")
 LIBRARY.impl("roi_align", roi_ops._roi_align, "CPU")  # noqa: SLF001
 for module in (box_ops, roi_ops):
-    vars(module)["_assert_has_ops"] = lambda: None
+    vars(module)["_assert_has_ops"] = _pass
 _register_custom_op()
 
 
-def liven(model: nn.Module, run: Callable[[], object], scores: str, spread: float = 2.0) -> None:
+def liven(model: nn.Module, run: Callable[[], object], scores: str, prior: float = 0.0) -> None:
     """Random weights that do not die out: every layer's outputs get a spread of one.
 
-    The layers that ``scores`` matches are the classifiers: theirs spread by ``spread``, and every
-    class has a bias of its own, so that a bias taken from the wrong class shows.
+    Every filter sums to zero. Otherwise what is common to all places grows from layer to layer,
+    and a deep random network ends with the same scores everywhere.
+
+    The layers that ``scores`` matches are the classifiers: theirs spread by two around ``prior``, and
+    every class has a bias of its own, so that a bias taken from the wrong class shows.
     """
 
     def scale(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
@@ -67,17 +74,22 @@ def liven(model: nn.Module, run: Callable[[], object], scores: str, spread: floa
                 return out
             seen.add(id(layer))
             is_score = re.search(scores, name)
-            factor = (spread if is_score else 1.0) / out.std().clamp_min(1e-6)
+            factor = (2.0 if is_score else 1.0) / out.std().clamp_min(1e-6)
             layer.weight.data *= factor
             out = out * factor
             if is_score and layer.bias is not None:
-                layer.bias.data = torch.randn_like(layer.bias) * 0.5
+                layer.bias.data = torch.randn_like(layer.bias) * 0.5 + prior
+                out = out + prior
             return out
 
         return hook
 
     seen: set[int] = set()
     layers = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)
+    for layer in model.modules():
+        if isinstance(layer, layers) and layer.weight[0].numel() > 1:
+            dims = tuple(range(1, layer.weight.ndim))
+            layer.weight.data -= layer.weight.data.double().mean(dims, keepdim=True).float()
     handles = [
         layer.register_forward_hook(scale(name))
         for name, layer in model.named_modules()
