@@ -249,16 +249,21 @@ def allowed_of(
 def match(expected: Floats, got: Floats, allowed: Floats) -> Match:
     """Match rows one to one where every value lies within its tolerance.
 
-    Rows at the same place are tried first, as most pipelines sort by score; the rest greedily in
-    the given order, each to its nearest free row.
+    Rows at the same place are tried first, as most pipelines sort by score, then rows at the same
+    place after sorting by value, as a cut may bring classes in another order. The rest is matched
+    greedily in the given order, each row to its nearest free one.
     """
-    size = min(len(expected), len(got))
-    straight = np.zeros(max(len(expected), len(got)), bool)
-    straight[:size] = _within(expected[:size], got[:size], allowed[:size])
-    pairs = [(int(i), int(i)) for i in np.flatnonzero(straight)]
-    free = np.flatnonzero(~straight[: len(got)])
+    left, free = np.arange(len(expected)), np.arange(len(got))
+    pairs: list[tuple[int, int]] = []
+    for ranked in (False, True):
+        if ranked:
+            left, free = left[_ranking(expected[left])], free[_ranking(got[free])]
+        size = min(len(left), len(free))
+        fits = _within(expected[left[:size]], got[free[:size]], allowed[left[:size]])
+        pairs += zip(left[:size][fits].tolist(), free[:size][fits].tolist(), strict=True)
+        left, free = (np.concatenate([x[:size][~fits], x[size:]]) for x in (left, free))
     missing = []
-    for i in np.flatnonzero(~straight[: len(expected)]):
+    for i in np.sort(left):
         hits = free[_within(expected[i], got[free], allowed[i])]
         if len(hits):
             with np.errstate(invalid="ignore"):
@@ -269,7 +274,14 @@ def match(expected: Floats, got: Floats, allowed: Floats) -> Match:
         else:
             missing.append(int(i))
     max_abs, max_rel = _reach(expected, got, pairs)
-    return Match(len(pairs), tuple(missing), tuple(int(j) for j in free), max_abs, max_rel)
+    return Match(len(pairs), tuple(missing), tuple(sorted(free.tolist())), max_abs, max_rel)
+
+
+def _ranking(rows: Floats) -> npt.NDArray[np.int64]:
+    """Order rows by value, coarsely: values within rounding mostly stay side by side."""
+    with np.errstate(invalid="ignore"):
+        coarse = np.nan_to_num(rows).astype(np.float32).astype(np.float16)
+    return np.lexsort(coarse.T[::-1])
 
 
 def _reach(expected: Floats, got: Floats, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:

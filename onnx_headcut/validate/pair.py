@@ -96,7 +96,7 @@ class Pair:
         self.whole: Watched | None = None
         self.deployed: Watched | None = None
         self._cut_model, self._provider = cut, provider
-        self._original_folder = original.folder
+        self._original = original
         self.original = Twin(original.proto, sites, self._watch_original)
         self.cut = guard(lambda: Twin(cut.proto, cut_sites, self._opener(cut)))
         self.state = State({}, {})
@@ -112,10 +112,9 @@ class Pair:
     def _watch_original(self, proto: onnx.ModelProto) -> Runner:
         """Open the original's sessions, of which the first runs the whole model."""
         if self.whole is None:
-            self.whole = Watched(proto, self._provider, self._original_folder)
+            self.whole = Watched(proto, self._provider, self._original.folder)
             return self.whole
-        folder = self._original_folder
-        return open_session(proto, provider=self._provider, external_data_dir=folder)
+        return self._opener(self._original)(proto)
 
     def start(self, feed: NamedFeed) -> bool:
         """Run both models as they are; False where the original does not take an optional size."""
@@ -211,4 +210,4 @@ def guard(work: Callable[[], T]) -> T:
     except ProviderError:
         raise
     except HeadcutError as error:
-        raise CutBroken(f"the cut model does not run: {error.what}") from error
+        raise CutBroken(f"the cut model cannot be run: {error.what}") from error
