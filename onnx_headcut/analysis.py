@@ -19,7 +19,7 @@ from onnx_headcut.facts import (
     of_type,
 )
 from onnx_headcut.labels import Whole
-from onnx_headcut.model import Index, Source, captures
+from onnx_headcut.model import Index, Source, captures, subgraphs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +45,8 @@ class Scope:
     facts: dict[str, Fact] = field(default_factory=dict)
     after: dict[str, Fact] = field(default_factory=dict)
     marks: dict[str, Mark] = field(default_factory=dict)
+    children: dict[tuple[int, int], Scope] = field(default_factory=dict)
+    """Bodies of If, Loop and Scan, by node number and number of the body."""
 
     def __post_init__(self) -> None:
         self.index = Index(self.graph)
@@ -75,6 +77,22 @@ class Scope:
         if node is None and self.parent is not None and name not in self.facts:
             return self.parent.node_of(name)
         return node
+
+    def home(self, name: str) -> tuple[Scope, int] | None:
+        """The scope and number of the node that makes ``name``, here or around."""
+        at = self.index.producer.get(name)
+        if at is not None:
+            return self, at
+        if self.parent is None or name in self.facts:
+            return None
+        return self.parent.home(name)
+
+    def forget(self) -> None:
+        """Forget marks and facts of an earlier trace, in bodies too."""
+        self.marks.clear()
+        self.after.clear()
+        for child in self.children.values():
+            child.forget()
 
     def captures_marks(self, node: onnx.NodeProto) -> bool:
         """Whether a subgraph of ``node`` reads a marked value by outer scope."""
@@ -184,24 +202,68 @@ def _bind(shape: tuple[int | None, ...], axis: int, batch: int, size: int) -> in
 
 
 def infer_all(
-    scope: Scope, interpreter: Interpreter, bound: Mapping[str, tuple[int, ...]]
+    scope: Scope,
+    interpreter: Interpreter,
+    bound: Mapping[str, tuple[int, ...]],
+    *,
+    keep_inputs: bool = False,
 ) -> int:
     """Fill ``scope.facts``; returns how many values with a known rank lack a known extent."""
     graph = scope.graph
     declared = {v.name: of_type(v.type) for v in [*graph.value_info, *graph.output]}
-    for value in graph.input:
+    for value in () if keep_inputs else graph.input:
         fact = of_type(value.type)
         scope.facts[value.name] = Fact(bound.get(value.name, fact.shape), fact.elem_type)
     for tensor in graph.initializer:
         scope.facts[tensor.name] = of_tensor(tensor)
     unknown = 0
-    for node in graph.node:
-        facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
+    for i, node in enumerate(graph.node):
+        if any(a.g.node or a.g.output for a in node.attribute):
+            facts = _infer_bodies(scope, interpreter, i, node)
+        else:
+            facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
         for name, fact in zip(node.output, facts, strict=False):
             if name:
                 scope.facts[name] = _merge(fact, declared.get(name))
                 unknown += scope.facts[name].static is None
     return unknown
+
+
+def _infer_bodies(
+    scope: Scope, interpreter: Interpreter, i: int, node: onnx.NodeProto
+) -> list[Fact]:
+    """Outputs of If: what both bodies agree on; of Loop: carried values, then stacked scans."""
+    graphs = [g for a in node.attribute for g in subgraphs_of(a)]
+    results = []
+    for k, graph in enumerate(graphs):
+        body = scope.children.setdefault((i, k), Scope(graph, scope, (*scope.place, i, k)))
+        infer_all(body, interpreter, {})
+        if node.op_type == "Loop":
+            for inner, outer in zip(graph.input[2:], node.input[2:], strict=False):
+                fact = scope.old(outer)
+                body.facts[inner.name] = Fact(fact.shape, fact.elem_type)
+            infer_all(body, interpreter, {}, keep_inputs=True)
+        results.append([body.old(o.name) for o in graph.output])
+    if node.op_type == "If":
+        return [merged(pair) for pair in zip(*results, strict=True)]
+    if node.op_type == "Loop":
+        carried = len(node.input) - 2
+        outs = results[0][1:]
+        return [
+            Fact(f.shape if j < carried else (None, *f.shape) if f.shape is not None else None,
+                 f.elem_type)
+            for j, f in enumerate(outs)
+        ]  # fmt: skip
+    return [UNKNOWN] * len(node.output)
+
+
+def merged(facts: Sequence[Fact]) -> Fact:
+    """What is true of several bodies' outputs."""
+    first = facts[0]
+    if first.shape is None or any(f.shape is None or len(f.shape) != len(first.shape) for f in facts):
+        return Fact(None, first.elem_type)
+    dims = zip(*(f.shape or () for f in facts), strict=True)
+    return Fact(tuple(d[0] if len(set(d)) == 1 else None for d in dims), first.elem_type)
 
 
 def _merge(fact: Fact, declared: Fact | None) -> Fact:

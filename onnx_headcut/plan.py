@@ -75,8 +75,7 @@ class Plan:
 def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Plan:
     """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely."""
     main = analysis.main
-    main.marks.clear()
-    main.after.clear()
+    main.forget()
     trace = Trace(analysis.interpreter, selection)
     trace.heads = {(k,): v for k, v in located.heads.items()}
     trace.run(main)

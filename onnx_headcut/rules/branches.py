@@ -18,41 +18,40 @@ import onnx
 from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
-from onnx_headcut.labels import NONE, Labels, Lookup, Option, Rows, Whole
-from onnx_headcut.rules.values import offset_of
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx_headcut.analysis import Scope
+    from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.trace import View
-
-FILL_PASSES = frozenset(
-    {"Expand", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Gather", "GatherND",
-     "GatherElements", "Slice", "Tile", "Transpose", "Compress"}
-)  # fmt: skip
-
 
 def join(view: View) -> Outcome:
     """Concat of whole-class tensors: the branches of dropped classes leave it."""
     if any(isinstance(m, Lookup) for m in view.marks):
         view.refuse("whole-class tensors are joined with class numbers")
     keep = ordered(view)
-    if not keep:
+    if not any(isinstance(view.marks[k], Whole) for k in keep):
         view.refuse("no kept class has a branch here")
     edits: list[ed.Edit] = []
     if keep != tuple(range(len(view.marks))):
         edits.append(ed.KeepInputs(view.place, keep))
+    branches = {m.cls: n for n, m in zip(view.node.input, view.marks, strict=True)
+                if isinstance(m, Whole)}  # fmt: skip
+    numbers = label_constants(view, branches)
+    edits += [e for found in numbers for e in found.edits]
     ids, static = ids_of(view)
-    fills = [fill(view.scope, n) if isinstance(m, Whole) else None
-             for n, m in zip(view.node.input, view.marks, strict=True)]  # fmt: skip
-    labels = _label_values(view, fills, ids)
-    if labels is not None:
-        return Outcome([labels], edits)
-    if not static:
-        return Outcome([Rows()], edits)
+    patterns = {c: pattern(view.scope, n) for c, n in branches.items()}
+    columns = _columns(view, patterns, numbers, ids, line=static and view.rank(0) == 1)
     axis = view.attrs.get("axis", 0) % view.rank(0)
-    return Outcome([Labels(axis, ids)], edits)
+    if columns is not None:
+        if len(columns) == 1:
+            return Outcome([columns[0]], edits)
+        return Outcome([Columns(view.rank(0) - 1, columns)], edits)
+    return Outcome([Labels(axis, ids) if static else Rows()], edits)
 
 
 def ordered(view: View) -> tuple[int, ...]:
@@ -85,99 +84,206 @@ def ids_of(view: View) -> tuple[Ints, bool]:
     return np.concatenate(ids), static
 
 
+# ------------------------------------------------------------- constants that differ by class
+
+
 @dataclass(frozen=True)
-class Fill:
-    """A tensor all of whose elements are ``value``; ``edit`` makes it another value."""
+class LabelConstant:
+    """A constant that in every branch is its class's column plus ``offset``; edits renumber it."""
 
-    value: float
-    edits: tuple[tuple[ed.Place, int | str, np.ndarray], ...]  # type: ignore[type-arg]
-    """Places (input number or attribute) of constants that can shift the value, one by one."""
+    offset: float
+    places: frozenset[tuple[ed.Place, int | str]]
+    edits: tuple[ed.Edit, ...]
 
 
-def fill(scope: Scope, name: str) -> Fill | None:
-    """The constant that ``name`` is filled with, and where that constant stands; None if none."""
-    known = scope.old(name).value
-    node = scope.node_of(name)
-    at = scope.index.producer.get(name)
-    if known is not None and is_fixed(scope, name) and (node is None or node.op_type == "Constant"):
-        return Fill(float(known.flat[0]), ()) if known.size and (known == known.flat[0]).all() else None
-    if node is None or at is None:
+def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]:
+    """Walk the branches side by side: what differs from one to the next is the class."""
+    classes = list(branches)
+    if len(classes) < 2:
+        return []
+    found: list[LabelConstant] = []
+    todo = [tuple((view.scope, n) for n in branches.values())]
+    seen: set[tuple[tuple[ed.Place, str], ...]] = set()
+    while todo:
+        values = todo.pop()
+        key = tuple((s.place, n) for s, n in values)
+        if key in seen or len(set(key)) == 1:
+            continue
+        seen.add(key)
+        makers = [s.home(n) for s, n in values]
+        homes = [m for m in makers if m is not None]
+        nodes = [s.graph.node[i] for s, i in homes]
+        if len(nodes) != len(values) or len({(n.op_type, len(n.input)) for n in nodes}) != 1:
+            continue  # branches of different build: nothing can be told by comparing them
+        places = [(*s.place, i) for s, i in homes]
+        if nodes[0].op_type == "ConstantOfShape":
+            found += _renumbered(view, classes, [_attribute(n) for n in nodes],
+                                 [(p, "value") for p in places])  # fmt: skip
+        if nodes[0].op_type == "If":
+            at = list(nodes[0].output).index(values[0][1])
+            for k in range(2):
+                bodies = [s.children[i, k] for s, i in homes]
+                todo.append(tuple((b, b.graph.output[at].name) for b in bodies))
+        entry = any(isinstance(homes[0][0].mark(n), Labels) for n in nodes[0].input)
+        for k in range(len(nodes[0].input)):
+            inputs = tuple((s, n.input[k]) for (s, _), n in zip(homes, nodes, strict=True))
+            if entry or not all(n for _, n in inputs):
+                continue
+            if all(is_fixed(s, n) for s, n in inputs):
+                stored = [s.old(n).value for s, n in inputs]
+                found += _renumbered(view, classes, stored, [(p, k) for p in places])
+            else:
+                todo.append(inputs)
+    return found
+
+
+def _attribute(node: onnx.NodeProto) -> Array:
+    value = attributes(node).get("value")
+    return onnx.numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
+
+
+def _renumbered(
+    view: View,
+    classes: list[int],
+    values: Sequence[Array | None],
+    places: Sequence[tuple[ed.Place, int | str]],
+) -> list[LabelConstant]:
+    """A `LabelConstant`, where uniform constants differ by class and by nothing else."""
+    scalars = []
+    for value in values:
+        if value is None or value.size == 0 or (value != value.flat[0]).any():
+            return []
+        scalars.append(float(value.flat[0]))
+    offsets = {s - c for s, c in zip(scalars, classes, strict=True)}
+    if len(offsets) != 1:
+        return []  # a threshold of each class's own, say: it stays with its branch
+    offset = offsets.pop()
+    edits: list[ed.Edit] = []
+    for cls, value, (place, where) in zip(classes, values, places, strict=True):
+        if cls not in view.sel.column or value is None:
+            continue
+        wanted = np.full(value.shape, view.sel.column[cls] + offset, value.dtype)
+        if np.array_equal(wanted, value):
+            continue
+        if isinstance(where, str):
+            tensor = onnx.numpy_helper.from_array(wanted, where)
+            edits.append(ed.SetAttribute(place, where, tensor))
+        else:
+            edits.append(ed.Replace(place, where, wanted))
+    return [LabelConstant(offset, frozenset(places), tuple(edits))]
+
+
+# ------------------------------------------------------- where such a constant stands in the rows
+
+Origin = tuple[ed.Place, "int | str"]
+"""The place of the constant that a column is filled with."""
+
+ROW_OPS = frozenset(
+    {"Gather", "GatherND", "Slice", "Compress", "Identity", "Cast", "Pad", "Reshape", "Unsqueeze",
+     "Squeeze", "Expand", "Flatten", "Tile", "Where"}
+)  # fmt: skip
+"""Ops that choose, pad or regroup rows and leave columns where they are (given equal widths)."""
+
+
+def pattern(scope: Scope, name: str, depth: int = 0) -> tuple[Origin | None, ...] | None:
+    """For each column of the last axis, the place of the constant it is filled with.
+
+    One entry stands for the whole tensor where all of it is filled with one constant. None where
+    nothing can be said.
+    """
+    maker = scope.home(name)
+    if maker is None or depth > 64:
         return None
-    place = (*scope.place, at)
+    scope, at = maker
+    node, place = scope.graph.node[at], (*scope.place, at)
+    if node.op_type == "If":
+        j = list(node.output).index(name)
+        bodies = [scope.children[at, k] for k in range(2)]
+        inner = [pattern(b, b.graph.output[j].name, depth + 1) for b in bodies]
+        # a body that fills with zeros where nothing was found says nothing of the numbers
+        return max(inner, key=lambda p: 0 if p is None else len(p))
     if node.op_type == "ConstantOfShape":
-        value = attributes(node).get("value")
-        stored = onnx.numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
-        return Fill(float(stored.flat[0]), ((place, "value", stored),))
-    if node.op_type in FILL_PASSES | {"Cast"}:
-        inner = fill(scope, node.input[0])
-        return None if inner is None else Fill(inner.value, _own(scope, place, node, 0) or inner.edits)
-    if node.op_type in {"Add", "Sub", "Mul"} and len(node.input) == 2:
-        a, b = (fill(scope, n) for n in node.input)
-        if a is None or b is None:
-            return None
-        value = {"Add": a.value + b.value, "Sub": a.value - b.value, "Mul": a.value * b.value}
-        places = (*(_own(scope, place, node, 0) or a.edits), *(_own(scope, place, node, 1) or b.edits))
-        return Fill(value[node.op_type], places if node.op_type == "Add" else places[:1])
+        return ((place, "value"),)
+    width = _width(scope, name)
+    if node.op_type == "Concat":
+        rank = len(scope.old(name).shape or ())
+        if rank and attributes(node)["axis"] % rank == rank - 1 and rank > 1:
+            return _beside(scope, node, depth)
+        return pattern(scope, node.input[0], depth + 1)
+    for k in _operands(scope, node):
+        if _is_own(scope, node.input[k]):
+            return ((place, k),)
+        inner = pattern(scope, node.input[k], depth + 1)
+        if inner is not None and (len(inner) == 1 or len(inner) == width):
+            return inner
     return None
 
 
-def _own(
-    scope: Scope, place: ed.Place, node: onnx.NodeProto, i: int
-) -> tuple[tuple[ed.Place, int | str, np.ndarray], ...]:  # type: ignore[type-arg]
-    """The input ``i`` itself as the place to change, where it is fixed."""
-    value = scope.old(node.input[i]).value
-    if value is None or not is_fixed(scope, node.input[i]):
-        return ()
-    return ((place, i, value),)
+def _operands(scope: Scope, node: onnx.NodeProto) -> list[int]:
+    """Inputs of ``node`` that its values can come from."""
+    if node.op_type in {"Add", "Sub", "Max"}:
+        return [k for k in (1, 0) if _is_own(scope, node.input[k])] + [0, 1]
+    if node.op_type == "Where":
+        return [1, 2]
+    return [0] if node.op_type in ROW_OPS else []
 
 
-def _label_values(
-    view: View, fills: list[Fill | None], joined: Ints
-) -> Mark | None:
-    """A `Lookup` where the branches emit constants that differ: label ids, or numbers like them."""
-    found = [(m.cls, f) for m, f in zip(view.marks, fills, strict=True)
-             if isinstance(m, Whole) and f is not None]  # fmt: skip
-    wholes = [m for m in view.marks if isinstance(m, Whole)]
-    if len(found) != len(wholes) or len({f.value for _, f in found}) < min(2, len(found)):
+def _is_own(scope: Scope, name: str) -> bool:
+    value = scope.old(name).value
+    return value is not None and is_fixed(scope, name) and value.size > 0 and bool(
+        (value == value.flat[0]).all()
+    )
+
+
+def _width(scope: Scope, name: str) -> int | None:
+    shape = scope.old(name).shape
+    return shape[-1] if shape else None
+
+
+def _beside(
+    scope: Scope, node: onnx.NodeProto, depth: int
+) -> tuple[Origin | None, ...] | None:
+    """Columns of a Concat on the last axis."""
+    columns: list[Origin | None] = []
+    for name in node.input:
+        width = _width(scope, name)
+        inner = pattern(scope, name, depth + 1)
+        if inner is not None and len(inner) > 1:
+            columns += inner
+        elif width is not None:
+            columns += [inner[0] if inner else None] * width
+        else:
+            return None
+    return tuple(columns)
+
+
+def _columns(
+    view: View,
+    patterns: dict[int, tuple[Origin | None, ...] | None],
+    numbers: list[LabelConstant],
+    ids: Ints,
+    *,
+    line: bool,
+) -> tuple[Mark | None, ...] | None:
+    """Marks of the joined tensor's columns: a `Lookup` where all branches fill in their number."""
+    found = list(patterns.values())
+    first = found[0]
+    if first is None or any(p is None or len(p) != len(first) for p in found):
         return None
-    value_of = {cls: f.value for cls, f in found}
-    dtype = np.dtype(np.float64 if any(v != round(v) for v in value_of.values()) else np.int64)
-    ids = np.array([c for c in joined.tolist() if c != NONE])
-    if len(ids) != len(joined):
+    marks: list[Mark | None] = []
+    for k in range(len(first)):
+        places = {p[k] for p in found if p is not None}
+        constant = next((n for n in numbers if places <= n.places), None)
+        marks.append(Rows() if constant is None else _numbers(view, constant, ids, line=line))
+    if all(isinstance(m, Rows) for m in marks):
         return None
-    old = np.array([value_of[c] for c in ids.tolist()], dtype)
-    take = view.take(ids)
-    plain = Option(old[take])
-    lookup = Lookup(ids, take, old, (plain,), view.node.output[0], direct=_is_line(view))
-    offset = offset_of(lookup)
-    if offset is None:
-        return lookup
-    kept = ids[take]
-    new = np.array([view.sel.column[int(c)] for c in kept]) + offset
-    edits: list[ed.Edit] = []
-    for cls, f in found:
-        if cls in view.sel.column:
-            edit = _shifted(view, f, view.sel.column[cls] + offset)
-            if edit is None:
-                return lookup
-            edits += edit
-    translated = Option(new.astype(dtype), tuple(edits))
-    return Lookup(ids, take, old, (translated, plain), lookup.origin, direct=lookup.direct)
+    return tuple(marks)
 
 
-def _is_line(view: View) -> bool:
-    return view.rank(0) == 1 and all(f.static is not None for f in view.old)
-
-
-def _shifted(view: View, f: Fill, wanted: float) -> list[ed.Edit] | None:
-    """Edits that make a fill ``wanted``; None where no constant of its own can do it."""
-    if wanted == f.value:
-        return []
-    if not f.edits:
-        return None
-    # the last constant on the way is the branch's own: earlier ones are shared zeros and ones
-    place, where, stored = f.edits[-1]
-    value = (stored.astype(np.float64) + (wanted - f.value)).astype(stored.dtype)
-    if isinstance(where, str):
-        return [ed.SetAttribute(place, where, onnx.numpy_helper.from_array(value, where))]
-    return [ed.Replace(place, where, value)]
+def _numbers(view: View, constant: LabelConstant, ids: Ints, *, line: bool) -> Lookup:
+    kept = ids[ids != NONE]
+    take = view.take(kept)
+    old = (kept + constant.offset).astype(np.int64 if constant.offset.is_integer() else np.float64)
+    new = np.array([view.sel.column[int(c)] for c in kept[take]]) + constant.offset
+    direct = line and len(kept) == len(ids)
+    return Lookup(kept, take, old, (Option(new.astype(old.dtype)),), view.node.output[0], direct)

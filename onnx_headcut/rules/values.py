@@ -299,22 +299,43 @@ def filled(view: View, lookup: Lookup, value: float, slot: int) -> Lookup:
 
 
 def concat(view: View) -> Outcome:
-    """Concat of class numbers: rows of one kind, or columns of a detection table."""
-    lookups = [m for m in view.marks if isinstance(m, Lookup)]
-    first = lookups[0]
-    if len(lookups) == len(view.marks) and all(
-        np.array_equal(m.old, first.old) and np.array_equal(m.ids, first.ids) for m in lookups
-    ):
-        return Outcome([picked(view, first)])
+    """Concat of class numbers: columns of a detection table, or rows from several levels."""
     rank = view.rank(0)
     axis = view.attrs.get("axis", 0) % rank
-    marks: list[Mark | None] = []
+    extents = [(f.shape or [None] * rank)[axis] for f in view.old]
+    if rank > 1 and axis == rank - 1 and all(e is not None for e in extents):
+        marks: list[Mark | None] = []
+        for extent, mark in zip(extents, view.marks, strict=True):
+            marks += [mark] * (extent or 0)
+        return Outcome([Columns(axis, tuple(marks))])
+    return Outcome([stacked(view)])
+
+
+def stacked(view: View) -> Lookup:
+    """Class numbers from several levels, one behind the other: one table of all that occurs."""
+    parts: list[tuple[Ints, Array, Array]] = []
     for i, mark in enumerate(view.marks):
-        extent = (view.old[i].shape or [None] * rank)[axis]
-        if extent is None:
-            view.refuse("class numbers are joined with values whose number is not known")
-        marks += [mark] * (extent or 0)
-    return Outcome([Columns(axis, tuple(marks))])
+        value = view.old[i].value
+        if isinstance(mark, Lookup):
+            option = decide(view, mark, {"ids", "free"})
+            kept = np.zeros(len(mark.ids), bool)
+            kept[mark.take] = True
+            new = np.zeros(len(mark.ids), np.float64)
+            new[mark.take] = option.new
+            parts.append((mark.ids, mark.old, np.where(kept, new, np.nan)))
+        elif mark is None and value is not None and len(np.unique(value)) <= 1:
+            fill = value.ravel()[:1]
+            parts.append((np.full(len(fill), NONE), fill, fill))
+        else:
+            view.refuse("class numbers are joined with values that are not known")
+    table = np.stack([np.concatenate([np.asarray(p[k], np.float64) for p in parts])
+                      for k in range(3)])  # fmt: skip
+    table = np.unique(table, axis=1, equal_nan=True)
+    ids, old, new = table[0].astype(np.int64), table[1], table[2]
+    take = np.flatnonzero(~np.isnan(new))
+    first = next(m for m in view.marks if isinstance(m, Lookup))
+    option = Option(new[take].astype(first.old.dtype))
+    return Lookup(ids, take, old.astype(first.old.dtype), (option,), view.node.output[0])
 
 
 def scatter(view: View) -> Outcome:
