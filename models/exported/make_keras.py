@@ -20,7 +20,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 from making import KEEP_81, add
-from skeleton import Pair
+from skeleton import Labels, Pair
 from tensorflow import keras
 from tensorflow.keras import layers
 
@@ -301,6 +301,8 @@ def main() -> None:
             print(name)
             for kind in ("many", "native"):
                 step("--export", name, kind, temporary)
+            combined = "combined" in name
+            labels: Labels = {"output": 2, "column": None} if combined else {"output": 0, "column": 0}
             pair = Pair(
                 name=name,
                 architecture="SSD300 with VGG16, as in ssd_keras",
@@ -313,13 +315,15 @@ def main() -> None:
                 activation="softmax",
                 keep=KEEP_81,
                 inputs=[{"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}],
+                scores=[] if decoder else [{"output": 0, "axis": 2, "anchors": 0, "first": 0}],
+                labels=labels if decoder else None,
                 args=[],
                 note=note,
             )
             graphs = [onnx.load(Path(temporary, f"{kind}.onnx")) for kind in ("many", "native")]
             for graph in graphs:
                 declare_counters(graph.graph)
-            add(pair, *graphs, dense=[] if decoder else [0])
+            add(pair, *graphs)
     return None
 
 

@@ -114,11 +114,12 @@ def make_raw(spec: Raw) -> None:
             activation="softmax" if spec.softmax else "none",
             keep=KEEP_91,
             inputs=[{"name": "images", "shape": list(images.shape), "dtype": "float32"}],
+            scores=[{"output": 1, "axis": 2, "anchors": 0, "first": 0}],
+            labels=None,
             args=[] if spec.softmax else ["--background", "first"],
             note=spec.note,
         ),
         *graphs,
-        dense=[1],
     )
 
 
@@ -191,6 +192,8 @@ def make_full(spec: Full) -> None:
             activation="softmax" if spec.background == 0 else "sigmoid",
             keep=KEEP_91,
             inputs=[{"name": "image", "shape": list(image.shape), "dtype": "float32"}],
+            scores=[],
+            labels={"output": spec.outputs.index("labels"), "column": None},
             args=[],
             note=spec.note,
         ),

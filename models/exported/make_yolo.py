@@ -8,14 +8,13 @@ The backbones are tiny; the heads and what follows them are laid out as the real
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torching
 from making import KEEP_80, add
-from skeleton import Pair
+from skeleton import Pair, Scores
 from torch import Tensor, nn
 
 CLASSES, NATIVE = 80, len(KEEP_80)
@@ -227,13 +226,19 @@ class Spec:
     name: str
     net: type[nn.Module]
     opset: int
-    wrap: Callable[[Any], nn.Module] | None = None
+    wrap: type[WithNms | WithOffsets | EndToEnd] | None = None
     dynamo: bool = False
     batch: bool = False
     outputs: tuple[str, ...] = ("output0",)
     note: str = ""
 
 
+SCORES: dict[type[nn.Module], Scores] = {
+    V8: {"output": 0, "axis": 1, "anchors": 0, "first": 4},
+    V5: {"output": 0, "axis": 2, "anchors": 0, "first": 5},
+    X: {"output": 0, "axis": 2, "anchors": 0, "first": 5},
+}
+COLUMN = {WithNms: 5, WithOffsets: None, EndToEnd: 5}
 ROWS = ("detections",)
 PARTS = ("boxes", "scores", "labels")
 SPECS = [
@@ -298,6 +303,8 @@ def make(spec: Spec) -> None:
         activation="sigmoid",
         keep=KEEP_80,
         inputs=[{"name": "images", "shape": list(images.shape), "dtype": "float32"}],
+        scores=[SCORES[spec.net]] if spec.wrap is None else [],
+        labels={"output": len(spec.outputs) - 1, "column": COLUMN[spec.wrap]} if spec.wrap else None,
         args=[],
         note=spec.note,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import onnxruntime as ort
 import skeleton
 from google.protobuf.message import Message
 from onnx import ModelProto
-from skeleton import HERE, Array, Pair
+from skeleton import HERE, Array, Pair, Scores
 
 ORIGIN = [3, 8, 1, 2, 10, 4, 6]
 """Columns with the background at 0: car, truck, person, bicycle, traffic light, motorcycle, bus."""
@@ -26,66 +25,73 @@ KEEP_80 = [column - 1 for column in KEEP_81]
 """Of COCO's 80 names alone."""
 
 BIG = 150_000
+TOLERANCE = 1e-4
+LIST = HERE / "pairs.json"
 PLACE = re.compile(rb"/(root|tmp|work|home|usr|opt)/|site-packages|dist-packages")
 
 
-def add(
-    pair: Pair, many: ModelProto | Path, native: ModelProto | Path, *, dense: Sequence[int] = ()
-) -> None:
-    """Strip, save, check and list a pair.
-
-    ``dense`` gives the positions of outputs with scores first on the last axis, and perhaps boxes
-    after them: the native ones must be a selection, renormalized after a softmax.
-    """
-    graphs = []
+def add(pair: Pair, many: ModelProto, native: ModelProto) -> None:
+    """Strip, save, check and list a pair."""
     for kind, model in (("many", many), ("native", native)):
-        loaded = onnx.load(model) if isinstance(model, Path) else model
-        scrub(loaded)
-        if place := PLACE.search(loaded.SerializeToString()):
-            message = f"{pair['name']}.{kind} still tells a place: {place[0]!r}"
-            raise ValueError(message)
-        graphs.append(loaded)
-    for tensor in skeleton.strip(*graphs):
+        scrub(model)
+        if place := PLACE.search(model.SerializeToString()):
+            raise ValueError(f"{pair['name']}.{kind} still tells a place: {place[0]!r}")
+    for tensor in skeleton.strip(many, native):
         print(f"   whole: {tensor}")
-    for kind, graph in zip(("many", "native"), graphs, strict=True):
+    for kind, graph in (("many", many), ("native", native)):
         path = HERE / f"{pair['name']}.{kind}.onnx.gz"
         skeleton.save(graph, path)
         size = path.stat().st_size
         print(f"   {kind}: {len(graph.graph.node)} nodes, {size / 1000:.0f} kB", "BIG" * (size > BIG))
-    check(pair, dense)
+    check(pair)
     listed = [p for p in skeleton.pairs() if p["name"] != pair["name"]] if LIST.exists() else []
-    listed.append(pair)
+    listed = sorted([*listed, pair], key=lambda p: p["name"])
     LIST.write_text(json.dumps(listed, indent=1) + "\n")
 
 
-LIST = HERE / "pairs.json"
+def check(pair: Pair) -> None:
+    """Run both graphs: say what is found, and hold dense scores against the selection."""
+    many, native = (run(model, pair) for model in skeleton.load_pair(pair["name"]))
+    for array in native:
+        assert array.size, "an empty output"
+        assert np.isfinite(array).all(), "an output with infinities"
+    for scores in pair["scores"]:
+        got = native[scores["output"]]
+        want = select(many[scores["output"]], pair, scores)
+        assert got.shape == want.shape, f"{got.shape}, not {want.shape}"
+        error = float(np.abs(got - want).max())
+        assert error < TOLERANCE, f"off by {error}"
+        print(f"   scores {list(got.shape)} are the selection up to {error:.2g}")
+    if pair["labels"] is None:
+        assert pair["scores"]
+        return
+    for kind, outputs in (("many", many), ("native", native)):
+        labels = outputs[pair["labels"]["output"]]
+        if (column := pair["labels"]["column"]) is not None:
+            labels = labels[..., column]
+        found, count = np.unique(labels, return_counts=True)
+        print(f"   {kind}: {count.sum()} rows of {len(found)} classes, at most {count.max()} of one")
+        assert len(found) > 1, "only one class is found"
 
 
-def check(pair: Pair, dense: Sequence[int] = ()) -> None:
-    """Run both graphs; say what comes out, and hold dense scores against the selection."""
-    outputs = [run(model, pair) for model in skeleton.load_pair(pair["name"])]
-    names = [o.name for o in skeleton.load(HERE / f"{pair['name']}.native.onnx.gz").graph.output]
-    for kind, arrays in zip(("many", "native"), outputs, strict=True):
-        told = []
-        for name, array in zip(names, arrays, strict=True):
-            few = np.unique(array)
-            values = f" {few.tolist()}" if len(few) <= skeleton.WHOLE and array.dtype.kind == "i" else ""
-            told.append(f"{name}{list(array.shape)}{values} ±{array.astype(float).std():.3g}")
-        print(f"   {kind}:", *told)
-    bad = [n for n, a in zip(names, outputs[1], strict=True) if not a.size or not np.any(a) or not np.isfinite(a).all()]
-    if bad:
-        print(f"   NOTHING in {bad}")
+def select(array: Array, pair: Pair, scores: Scores) -> Array:
+    """The part of a dense output that the native graph gives."""
+    axis, first, anchors = scores["axis"], scores["first"], scores["anchors"] or 1
     columns = list(pair["keep"])
     if pair["background"] is not None:
         columns[0 if pair["background"] == 0 else len(columns) : 0] = [pair["background"]]
-    for at in dense:
-        scores, rest = np.split(outputs[0][at], [pair["classes"]], -1)
-        scores = scores[..., columns]
-        if pair["activation"] == "softmax":
-            scores = scores / scores.sum(-1, keepdims=True)
-        want = np.concatenate([scores, rest], -1)
-        error = float(np.abs(want - outputs[1][at]).max())
-        print(f"   {names[at]} is the selection up to {error:.2g}", "WRONG" * (error > 1e-3))
+    step = first + pair["classes"]
+    one = [*range(first), *(first + column for column in columns)]
+    places = [a * step + place for a in range(anchors) for place in one]
+    end = array.shape[axis] if not scores["anchors"] else anchors * step
+    places += range(anchors * step, end)
+    wanted = array.take(places, axis)
+    if pair["activation"] == "softmax":
+        part = [slice(None)] * wanted.ndim
+        part[axis] = slice(first, first + len(columns))
+        view = wanted[tuple(part)]
+        view /= view.sum(axis, keepdims=True)
+    return wanted
 
 
 def run(model: ModelProto, pair: Pair, seed: int = 1) -> list[Array]:
@@ -125,3 +131,9 @@ def _messages(message: Message) -> Iterator[Any]:
             continue
         for each in [value] if isinstance(value, Message) else list(value):
             yield from _messages(each)
+
+
+if __name__ == "__main__":
+    for each in skeleton.pairs():
+        print(each["name"], flush=True)
+        check(each)

@@ -51,6 +51,24 @@ class Input(TypedDict):
     dtype: str
 
 
+class Scores(TypedDict):
+    """Where a raw graph gives its scores."""
+
+    output: int
+    axis: int
+    anchors: int
+    """Positions a class takes, or 0: 0 for a class axis; A for channels of (anchor, class)."""
+    first: int
+    """Positions before the first class: 4 box coordinates, say."""
+
+
+class Labels(TypedDict):
+    """Where a pipeline gives class ids: a whole output, or a column of its last axis."""
+
+    output: int
+    column: int | None
+
+
 class Pair(TypedDict):
     """What ``pairs.json`` says of a pair."""
 
@@ -70,6 +88,10 @@ class Pair(TypedDict):
     keep: list[int]
     """Source columns of the native graph's classes in its order, without the background."""
     inputs: list[Input]
+    scores: list[Scores]
+    """Of a raw pair: the native's are a selection of the many's, renormalized after a softmax."""
+    labels: Labels | None
+    """Of a pipeline."""
     args: list[str]
     """Command-line arguments for what the graph alone cannot tell."""
     note: str

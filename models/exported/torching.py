@@ -52,7 +52,7 @@ def _pass() -> None:  # compiled by torch.jit, so no lambda
 
 
 LIBRARY.impl("nms", _nms, "CPU")
-LIBRARY.impl("roi_align", roi_ops._roi_align, "CPU")  # noqa: SLF001
+LIBRARY.impl("roi_align", roi_ops._roi_align.__wrapped__, "CPU")  # noqa: SLF001
 for module in (box_ops, roi_ops):
     vars(module)["_assert_has_ops"] = _pass
 _register_custom_op()
