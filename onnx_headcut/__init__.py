@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UsageError,
         ValidationFailed,
     )
-    from onnx_headcut.validate.verdict import Verdict
+    from onnx_headcut.validation.verdict import Verdict
 
 _HOMES = {
     **dict.fromkeys(
@@ -43,7 +43,7 @@ _HOMES = {
         ],
         "errors",
     ),
-    "Verdict": "validate.verdict",
+    "Verdict": "validation.verdict",
 }
 
 __all__ = [
@@ -68,7 +68,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # `validate` is a function here and a subpackage too: the function wins
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -238,10 +238,11 @@ def _main(
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    return run(_invoke, sys.argv[1:])
+    return run(invoke, sys.argv[1:])
 
 
-def _invoke(arguments: Sequence[str]) -> object:
+def invoke(arguments: Sequence[str]) -> object:
+    """Give a command's `Answer`, or an exit code where it has answered itself (``--help``)."""
     return app(list(arguments) or ["--help"], prog_name="onnx-headcut", standalone_mode=False)
 
 

@@ -73,13 +73,15 @@ def run(command: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # no terminal is too plain for a name in a model
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with _stdout(as_json=as_json) as out:
             return _answered(command, arguments, out, as_json=as_json)
     except BrokenPipeError:
         _silence(sys.stdout)
         return BROKEN_PIPE
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _answered(
@@ -104,8 +106,10 @@ def _answered(
         if os.environ.get(_DEBUG):
             traceback.print_exc()
         failure = describe(error)
-        with suppress(OSError):  # a full disk behind stdout was the failure, perhaps
+        with suppress(OSError):  # where stdout itself was the failure
             _complain(failure, out, as_json=as_json)
+        if isinstance(error, OSError):
+            _silence(sys.stdout)
         return failure.exit_code
 
 
@@ -169,7 +173,10 @@ def _give(answer: Answer, out: TextIO) -> None:
     if answer.as_json:
         _write(answer.document, out)
     else:
-        answer.show(_rich_console(out))
+        console = _rich_console(out)
+        with console.capture() as text:  # Rich would end the process at a broken pipe
+            answer.show(console)
+        out.write(text.get())
         out.flush()
 
 
@@ -180,14 +187,13 @@ def _write(document: dict[str, Any], out: TextIO) -> None:
 
 
 def _complain(failure: Failure, out: TextIO, *, as_json: bool) -> None:
+    if sys.stderr is not None:
+        red, end = ("\x1b[1;31m", "\x1b[0m") if _is_colourful(sys.stderr) else ("", "")
+        lines = [f"{red}error:{end} {printable(failure.what)}", printable(failure.advice)]
+        sys.stderr.write("".join(f"{line}\n" for line in lines if line))
+        sys.stderr.flush()
     if as_json:
         _write(failure.document, out)
-    if sys.stderr is None:
-        return
-    red, end = ("\x1b[1;31m", "\x1b[0m") if _is_colourful(sys.stderr) else ("", "")
-    lines = [f"{red}error:{end} {printable(failure.what)}", printable(failure.advice)]
-    sys.stderr.write("".join(f"{line}\n" for line in lines if line))
-    sys.stderr.flush()
 
 
 def _rich_console(out: TextIO) -> Console:
@@ -210,10 +216,14 @@ def _stdout(*, as_json: bool) -> Iterator[TextIO]:
         return
     sys.stdout.flush()
     # Also what libraries in C print: they know the descriptor only.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
-        with suppress(OSError):
-            os.dup2(2, 1)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with suppress(OSError):
+        os.dup2(2, 1)
+    try:
         yield out
+    finally:
+        with suppress(OSError):  # what could not be written is told already
+            out.close()
 
 
 def _terminate(*_: object) -> None:
@@ -221,7 +231,7 @@ def _terminate(*_: object) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let the interpreter's last flush go nowhere instead of into a broken pipe."""
+    """Let the interpreter's last flush go nowhere: where it should go, it cannot."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

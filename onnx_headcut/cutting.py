@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx
 
 from onnx_headcut import __version__
-from onnx_headcut import edits as ed
 from onnx_headcut import model as files
 from onnx_headcut.analysis import Analysis, analyse
+from onnx_headcut.apply import Applied, apply
 from onnx_headcut.classes import (
     Classes,
     Evidence,
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.classes import LabelsLike
-    from onnx_headcut.validate.inputs import NamedFeed
-    from onnx_headcut.validate.verdict import Verdict
+    from onnx_headcut.validation import Claims
+    from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.verdict import Verdict
 
     KeepLike = str | Sequence[int | str]
 
@@ -67,7 +68,7 @@ class Feeds:
 
     def read(self, proto: onnx.ModelProto) -> list[NamedFeed]:
         """Read what is named, in the dtypes and shapes of the model's inputs."""
-        from onnx_headcut.validate import inputs, preprocess  # noqa: PLC0415
+        from onnx_headcut.validation import inputs, preprocess  # noqa: PLC0415
 
         chosen = None if self.preprocess is None else preprocess.parse(self.preprocess)
         if chosen is not None and not self.images:
@@ -188,12 +189,14 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
         return Cut(source.proto, plan, before, before, known.classes,
                    known.classes.cut(kept), None, None)  # fmt: skip
     progress("cutting")
-    proto = _applied(source, known, plan, kept, copy=source.path is None or validation)
+    keep_original = source.path is None or validation
+    proto, applied = _applied(source, known, plan, kept, copy=keep_original)
     after = figures(known.analysis, known.located, proto)
     verdict = None
     if validation:
         progress("validating")
-        verdict = _validate(source, proto, plan, provider, inputs, options.input_shapes)
+        subject = Subject(source, proto, plan, known.classes.background, applied, source.folder)
+        verdict = _validate(subject, provider, inputs, options.input_shapes)
     result = Cut(proto, plan, before, after, known.classes, known.classes.cut(kept), verdict, target)
     if target is not None and result.exit_code == 0:
         progress("writing")
@@ -234,32 +237,50 @@ def validate(  # noqa: PLR0913
         columns = known.classes.columns(parse_keep(keep, known.classes))
     plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
     progress("validating")
-    shapes = options.input_shapes
-    return _validate(source, other.proto, plan, provider, inputs, shapes, other.folder)
+    recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
+    # what another tool made is held against the original by its numbers alone
+    applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
+    subject = Subject(source, other.proto, plan, known.classes.background, applied, other.folder)
+    return _validate(subject, provider, inputs, options.input_shapes)
 
 
 # ------------------------------------------------------------------------------------- steps
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A cut model to be held against its original, and what is claimed to differ."""
+
+    source: files.Source
+    proto: onnx.ModelProto
+    plan: Plan
+    background: int | None
+    applied: Applied | None
+    folder: Path | None
+
+
+def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    new = onnx.ModelProto()
+    new.CopyFrom(proto)
+    return new
+
+
 def _applied(
     source: files.Source, known: Understood, plan: Plan, kept: tuple[int, ...], *, copy: bool
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, Applied]:
     """The edited protobuf with its shapes and metadata renewed."""
-    proto = source.proto
     digest = source.sha256
-    if copy:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source.proto)
+    proto = _copy(source.proto) if copy else source.proto
     if plan.selection.identity:
-        return proto
-    ed.apply(proto, plan.edits, source.folder)
+        return proto, Applied()
+    applied = apply(proto, plan.edits, source.folder)
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
         existing, known.classes, kept, source_sha256=digest, version=__version__
     )
     _set_metadata(proto, new)
-    return proto
+    return proto, applied
 
 
 def renew_shapes(graph: onnx.GraphProto, changed: Mapping[str, tuple[Fact, Fact]]) -> None:
@@ -303,30 +324,49 @@ def _read_feeds(
     return feeds.read(source.proto) if isinstance(feeds, Feeds) else feeds
 
 
-def _validate(  # noqa: PLR0913, PLR0917
-    source: files.Source,
-    proto: onnx.ModelProto,
-    plan: Plan,
+def _validate(
+    subject: Subject,
     provider: str,
     feeds: Sequence[NamedFeed] | None,
     input_shapes: Mapping[str, Sequence[int]],
-    folder: Path | None = None,
 ) -> Verdict:
     # the runtime is imported only where it runs something
-    from onnx_headcut.validate import Settings  # noqa: PLC0415
-    from onnx_headcut.validate import validate as hold  # noqa: PLC0415
+    from onnx_headcut.validation import Settings  # noqa: PLC0415
+    from onnx_headcut.validation import validate as hold  # noqa: PLC0415
 
+    plan = subject.plan
     return hold(
-        source.proto,
-        proto,
+        subject.source.proto,
+        subject.proto,
         sites=plan.sites,
         cut_sites=plan.cut_sites,
         order=plan.selection.order,
+        background=subject.background,
         feeds=feeds,
         provider=provider,
         settings=Settings(shapes={name: tuple(dims) for name, dims in input_shapes.items()}),
-        original_dir=source.folder,
-        cut_dir=folder or source.folder,
+        claims=_claims(subject),
+        original_dir=subject.source.folder,
+        cut_dir=subject.folder,
+    )
+
+
+def _claims(subject: Subject) -> Claims | None:
+    """What the plan says that it changes, for the structural proof."""
+    from onnx_headcut.validation import Claims  # noqa: PLC0415
+
+    if subject.applied is None:
+        return None
+    before = {p.key: p.value for p in subject.source.proto.metadata_props}
+    after = {p.key: p.value for p in subject.proto.metadata_props}
+    graph = subject.source.proto.graph
+    declared = {v.name for v in [*graph.output, *graph.input]}
+    return Claims(
+        nodes=frozenset(subject.applied.nodes),
+        initializers=frozenset(subject.applied.initializers),
+        rewritten=frozenset(subject.applied.rewritten),
+        values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers}),
+        metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
     )
 
 

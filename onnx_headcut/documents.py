@@ -11,7 +11,7 @@ from onnx_headcut.console import SCHEMA
 
 if TYPE_CHECKING:
     from onnx_headcut.cutting import Cut, Inspection
-    from onnx_headcut.validate.verdict import Verdict
+    from onnx_headcut.validation.verdict import Verdict
 
 
 def of_inspection(found: Inspection) -> dict[str, Any]:

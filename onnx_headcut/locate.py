@@ -8,8 +8,9 @@ ambiguous is refused with the choices, never guessed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -22,22 +23,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx_headcut.analysis import Analysis
-    from onnx_headcut.facts import Array
     from onnx_headcut.labels import Activation
+
+
+ARITHMETIC = frozenset({"Exp", "Sub", "Div", "Tanh", "Pow"})
+"""Ops of box decoding, which scores do not go through."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Columns ``start``..``stop`` of ``axis`` of a tensor that came the same way from heads."""
+    """Columns ``start``..``stop`` of ``axis`` of a tensor that came the same way from heads.
+
+    ``channels`` are the heads' channels in them, as `Flow.channels` numbers them; ``expected`` says
+    that the columns are summed up behind, as a distribution is for its expected value.
+    """
 
     value: str
     axis: int
     start: int
     stop: int
-    extent: int
+    shape: tuple[int, ...]
     leaves: frozenset[int]
+    channels: frozenset[int]
     history: tuple[str, ...]
-    rank: int
+    expected: bool
 
     @property
     def size(self) -> int:
@@ -45,20 +54,30 @@ class Group:
         return self.stop - self.start
 
     @property
+    def extent(self) -> int:
+        """Number of positions of the axis."""
+        return self.shape[self.axis]
+
+    @property
+    def labels(self) -> Labels:
+        """The columns numbered as classes, the rest of the axis as none."""
+        ids = np.full(self.extent, NONE)
+        ids[self.start : self.stop] = np.arange(self.size)
+        return Labels(self.axis, ids)
+
+    @property
     def kind(self) -> str:
         """The evidence: softmax over this axis, sigmoid, raw, or other (box arithmetic)."""
         steps = [s.rstrip("*") for s in self.history]
-        if any(s in {f"Softmax:{self.axis - self.rank}", f"LogSoftmax:{self.axis - self.rank}"}
-               for s in steps):  # fmt: skip
-            return "softmax"
-        if "Sigmoid" in steps or "HardSigmoid" in steps:
-            arithmetic = [s for s in steps if s in {"Exp", "Sub", "Div", "Pow"}]
-            after = self.history[self.history.index("Sigmoid") + 1 :] if "Sigmoid" in steps else ()
-            scaled = any(s in {"Mul*", "Add*", "Mul", "Add", "Sub*"} for s in after)
-            return "other" if arithmetic or (scaled and self.size <= 4) else "sigmoid"
-        if any(s in {"Exp", "Sub", "Div", "Tanh", "Pow"} or s.endswith("*") for s in self.history):
+        if any(s.startswith(("Softmax:", "LogSoftmax:")) for s in steps):
+            return "other" if self.expected else "softmax"
+        if ARITHMETIC & set(steps):
             return "other"
-        return "raw"
+        first = next((k for k, s in enumerate(steps) if s in {"Sigmoid", "HardSigmoid"}), None)
+        if first is not None:
+            moved = any(s.endswith("*") for s in self.history[first:])
+            return "other" if moved and self.size <= 4 else "sigmoid"
+        return "other" if any(s.endswith("*") for s in self.history) else "raw"
 
 
 @dataclass(frozen=True)
@@ -91,8 +110,8 @@ def locate(
             "no head was found: no Conv, Gemm or MatMul with stored weights leads to scores",
             advice="if the model is a detector, name its class layers with --head NODE",
         )
-    groups = [g for value in _ends(flow) for g in groups_of(flow, value)]
-    chosen = _choose(flow, groups, count, heads)
+    groups = _widest([g for value in _ends(flow) for g in groups_of(flow, value)])
+    chosen = _Choice(analysis, flow, groups, count, heads).made()
     chosen += _selecting(flow, groups, chosen)  # behind the others: the first say the activation
     return _pull_all(analysis, flow, chosen)
 
@@ -125,74 +144,185 @@ def class_axes(flow: Flow, value: str) -> list[int]:
 
 
 def groups_of(flow: Flow, value: str) -> list[Group]:
-    """Runs of columns with the same leaves and histories, on the (one) class axis of ``value``."""
-    axes = class_axes(flow, value)
+    """Find runs of columns with the same leaves and histories on the class axis of ``value``.
+
+    Where anchors have an axis of their own, it looks like one of classes: a softmax tells them
+    apart, or that one axis has columns of several kinds; else the runs of all such axes are given.
+    """
     origin = flow.origins[value]
-    leaf = flow.leaf(origin.numbers)
+    rank = origin.numbers.ndim
+    softmaxed = {int(s.split(":")[1]) + rank for h in origin.histories()
+                 for s in flow.histories[h] if ":" in s}  # fmt: skip
+    axes = class_axes(flow, value)
+    runs = {a: _runs(flow, value, a) for a in axes if a in softmaxed or not softmaxed & set(axes)}
+    if any(len(r) > 1 for r in runs.values()):
+        return [g for r in runs.values() if len(r) > 1 for g in r]
+    return [g for r in runs.values() for g in r]
+
+
+def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
+    origin = flow.origins[value]
+    known, kinds = flow.channels(origin.numbers), len(flow.histories)
+    key = np.where(known < 0, -1, (known >> flow.bits) * kinds + origin.history)
+    columns = np.moveaxis(key, axis, 0).reshape(key.shape[axis], -1)
+    channels = np.moveaxis(known, axis, 0).reshape(columns.shape)
+    cuts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
+    expected = flow.is_summed(value)
     groups: list[Group] = []
-    softmaxed = {int(s.split(":")[1]) + origin.numbers.ndim
-                 for h in origin.histories()
-                 for s in flow.histories[h] if s.startswith(("Softmax", "LogSoftmax"))}  # fmt: skip
-    usable = [a for a in axes if a in softmaxed] or axes[-1:]
-    for axis in usable:
-        key = leaf * len(flow.histories) + origin.history
-        key = np.where(origin.numbers < 0, -1, key)
-        columns = np.moveaxis(key, axis, 0).reshape(key.shape[axis], -1)
-        cuts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
-        bounds = [0, *cuts.tolist(), len(columns)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
-            keys = np.unique(columns[start])
-            leaves = frozenset(int(k) // len(flow.histories) for k in keys if k >= 0)
-            if not leaves:
-                continue
-            histories = {flow.histories[int(k) % len(flow.histories)] for k in keys if k >= 0}
-            history = max(histories, key=len)
-            groups.append(
-                Group(value, axis, start, stop, len(columns), leaves, history, columns_rank(key))
+    for start, stop in pairwise([0, *cuts.tolist(), len(columns)]):
+        keys = {int(k) for k in np.unique(columns[start]) if k >= 0}
+        if not keys:
+            continue
+        inside = channels[start:stop]
+        present = np.flatnonzero(np.bincount(inside[inside >= 0]))
+        groups.append(
+            Group(
+                value, axis, start, stop, origin.numbers.shape,
+                frozenset(k // kinds for k in keys), frozenset(present.tolist()),
+                max((flow.histories[k % kinds] for k in keys), key=len), expected,
             )
+        )  # fmt: skip
     return groups
 
 
-def columns_rank(key: Array) -> int:
-    """Number of axes."""
-    return key.ndim
+class _Choice:
+    """Which groups are the classes, and why; what stays ambiguous is refused."""
 
+    def __init__(
+        self,
+        analysis: Analysis,
+        flow: Flow,
+        groups: list[Group],
+        count: int | None,
+        heads: Sequence[str],
+    ) -> None:
+        self.analysis, self.flow, self.groups = analysis, flow, groups
+        self.count, self.heads = count, heads
+        self.sizes: dict[Group, int] = {}
 
-def _choose(
-    flow: Flow, groups: list[Group], count: int | None, heads: Sequence[str]
-) -> list[Group]:
-    """The groups that are the classes; refuses what stays ambiguous."""
-    candidates = [g for g in groups if g.size > 1]
-    if heads:
-        wanted = _named(flow, heads)
-        candidates = [g for g in candidates if g.leaves & wanted]
-        missing = wanted - frozenset().union(*(g.leaves for g in candidates))
+    def made(self) -> list[Group]:
+        """One group or, where levels stay apart, one for each level."""
+        candidates = [g for g in self.groups if g.size > 1 or g.kind == "softmax"]
+        if self.heads:
+            candidates = self._named(candidates)
+        for kind in ("softmax", "sigmoid", "raw"):
+            found = [g for g in candidates if g.kind == kind]
+            named = [g for g in found if self.is_named(g)]
+            if named or (found and (self.count is None or kind == "softmax")):
+                return self._checked(kind, named or self._one_size(kind, found), named=bool(named))
+        listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
+        raise GraphRefused(
+            f"no class scores were found; columns seen behind candidate heads: {listing}",
+            advice="name the class layers with --head NODE, or give names with --labels",
+        )
+
+    def full(self, group: Group) -> int:
+        """Its number of columns in the head, with one that the graph drops behind."""
+        if group not in self.sizes:
+            try:
+                wider = pull(self.analysis, group.value, group.labels).wider
+            except GraphRefused:
+                wider = []
+            widths = {w[2] for w in wider}
+            self.sizes[group] = widths.pop() if len(widths) == 1 else group.size
+        return self.sizes[group]
+
+    def is_named(self, group: Group) -> bool:
+        """Whether it has as many columns as there are names, or one more."""
+        return self.count is not None and self.full(group) in {self.count, self.count + 1}
+
+    def _named(self, candidates: list[Group]) -> list[Group]:
+        """Those that come from the layers that the person named."""
+        wanted = _named(self.flow, self.heads)
+        chosen = [g for g in candidates if g.leaves & wanted]
+        missing = wanted - frozenset().union(*(g.leaves for g in chosen))
         if missing:
-            names = [_name(flow, k) for k in sorted(missing)]
+            names = [_name(self.flow, k) for k in sorted(missing)]
             raise GraphRefused(
                 f"no class axis was found behind {', '.join(names)}",
                 advice="name the layers whose outputs are the class scores",
             )
-    by_name = [g for g in candidates if count is not None and g.size in {count, count + 1}]
-    for kind in ("softmax", "sigmoid", "raw"):
-        of_kind = [g for g in candidates if g.kind == kind]
-        if by_name:
-            of_kind = [g for g in of_kind if g in by_name]
-        found = _agree(flow, of_kind, kind, certain=bool(heads or by_name))
-        if found:
-            return found
-    listing = "; ".join(describe(flow, g) for g in groups) or "none"
-    raise GraphRefused(
-        f"no class scores were found; columns seen behind candidate heads: {listing}",
-        advice="name the class layers with --head NODE, or give names with --labels",
-    )
+        return chosen
+
+    def _one_size(self, kind: str, groups: list[Group]) -> list[Group]:
+        """Levels of one detector have one size; four columns more are boxes."""
+        if kind != "softmax" and len({self.full(g) for g in groups}) > 1:
+            groups = [g for g in groups if self.full(g) != 4] or groups
+        if len({self.full(g) for g in groups}) > 1:
+            self._refuse(groups)
+        return groups
+
+    def _checked(self, kind: str, chosen: list[Group], *, named: bool) -> list[Group]:
+        """Refuse where these columns could as well be something else."""
+        if len({self.full(g) for g in chosen}) > 1 or any(
+            a.shape == b.shape and not self._joined(a, b) for a, b in combinations(chosen, 2)
+        ):
+            self._refuse(chosen)
+        size = self.full(chosen[0])
+        rest = [g for g in self.groups if g not in chosen]
+        shapes = {g.shape for g in chosen}
+        forgotten = [g for g in rest if g.kind == kind and self.full(g) == size
+                     and g.shape not in shapes and (size != 4 or kind == "softmax")]  # fmt: skip
+        if forgotten:
+            self._refuse([*chosen, *forgotten])
+        if kind == "softmax" or self.heads:
+            return chosen
+        # without boxes beside them nothing shows that the columns are not boxes themselves
+        beside = [g for g in rest if not any(g.channels & c.channels for c in chosen)]
+        if (size == 4 and all(g.kind == kind for g in beside)) or not (beside or named):
+            self._refuse(chosen)
+        if named:
+            return [self._without_objectness(kind, g, rest) for g in chosen]
+        if kind == "raw" and any(g.kind in {"softmax", "sigmoid"} for g in rest):
+            self._refuse([*chosen, *rest])
+        for group in chosen:
+            if self._may_hold_objectness(group, rest) or _may_hold_anchors(group, beside):
+                self._refuse([group, *beside])
+        return chosen
+
+    @staticmethod
+    def _joined(a: Group, b: Group) -> bool:
+        return a.value == b.value
+
+    @staticmethod
+    def _may_hold_objectness(group: Group, rest: list[Group]) -> bool:
+        """Whether one layer makes these columns and boxes, so that objectness may be among them."""
+        return "Mul" not in group.history and any(
+            g.size <= 4 and g.leaves & group.leaves for g in rest
+        )
+
+    def _without_objectness(self, kind: str, group: Group, rest: list[Group]) -> Group:
+        """YOLO's columns as they are named: without the objectness before them."""
+        extra = group.size - (self.count or 0)
+        if kind == "sigmoid" and extra == 1 and self._may_hold_objectness(group, rest):
+            return replace(group, start=group.start + 1)
+        return group
+
+    def _refuse(self, groups: list[Group]) -> NoReturn:
+        listing = "; ".join(describe(self.flow, g) for g in groups)
+        raise GraphRefused(
+            f"several groups of columns could be the classes: {listing}"
+            if len(groups) > 1
+            else f"nothing shows which of these columns are classes: {listing}",
+            advice="say which with --head NODE (each layer that makes class scores), or give the "
+            "class names with --labels",
+        )
+
+
+def _may_hold_anchors(group: Group, beside: list[Group]) -> bool:
+    """Whether anchors lie on one axis with the classes, as in a head's output as it is."""
+    return len(group.shape) > 3 and any(
+        g.size > 4 and g.size % 4 == 0 and group.size % (g.size // 4) == 0
+        and len(g.shape) == len(group.shape)
+        for g in beside
+    )  # fmt: skip
 
 
 def _selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Group]:
     """Further heads over the same classes whose maximum picks queries (RT-DETR, deformable DETR)."""
     known = frozenset().union(*(g.leaves for g in chosen))
     found = []
-    for group in _widest(groups):
+    for group in groups:
         if group.size != chosen[0].size or group.extent != group.size or group.leaves & known:
             continue
         for i in flow.scope.index.consumers.get(group.value, ()):
@@ -202,40 +332,14 @@ def _selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Gro
     return found
 
 
-def _agree(flow: Flow, groups: list[Group], kind: str, *, certain: bool) -> list[Group]:
-    """Groups of one size are levels of one detector; different sizes need a reason to choose."""
-    if not groups:
-        return []
-    groups = _widest(groups)
-    sizes = sorted({g.size for g in groups})
-    if len(sizes) == 1 and (certain or kind == "softmax"):
-        return _widest(groups)
-    if len(sizes) > 1 and kind != "softmax" and not certain:
-        boxes = [g for g in groups if g.size == 4]
-        rest = [g for g in groups if g.size != 4]
-        if boxes and len({g.size for g in rest}) == 1:
-            return _widest(rest)
-    elif len(sizes) == 1:
-        values = {(g.axis, g.extent) for g in groups}
-        heads = [g.leaves for g in groups]
-        disjoint = sum(len(h) for h in heads) == len(frozenset().union(*heads))
-        shapes = {flow.scope.old(g.value).static for g in groups}
-        if len(groups) == 1 or (disjoint and len(values) == 1 and len(shapes) == len(groups)):
-            return _widest(groups)
-    listing = "; ".join(describe(flow, g) for g in groups)
-    raise GraphRefused(
-        f"several groups of columns could be the classes: {listing}",
-        advice="say which with --head NODE (each layer that makes class scores), or give the "
-        "class names with --labels",
-    )
-
-
 def _widest(groups: list[Group]) -> list[Group]:
-    """One group for each set of heads: where two values show the same heads, the last one."""
-    last: dict[frozenset[int], Group] = {}
-    for group in groups:
-        last[group.leaves] = group
-    return list(last.values())
+    """Where two values show the same columns of a kind, the one with more of them, or the last."""
+    return [
+        g for k, g in enumerate(groups)
+        if not any(g.kind == other.kind and (
+            g.channels < other.channels or (g.channels == other.channels and k < n)
+        ) for n, other in enumerate(groups))
+    ]  # fmt: skip
 
 
 def _named(flow: Flow, heads: Sequence[str]) -> frozenset[int]:
@@ -273,13 +377,10 @@ def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
     count = groups[0].size
-    starts = []
-    for group in groups:
-        ids = np.full(group.extent, NONE)
-        ids[group.start : group.stop] = np.arange(count)
-        starts.append((group.value, Labels(group.axis, ids)))
-    wider = [w for s in starts for w in pull(analysis, *s).wider]
-    if wider and len({w[2] for w in wider}) == 1:
+    starts = [(g.value, g.labels) for g in groups]
+    pulled = [pull(analysis, *s) for s in starts]
+    wider = [w for p in pulled for w in p.wider]
+    if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
         count = wider[0][2]
         starts = [(value, Labels(axis, np.arange(count))) for value, axis, _ in wider]

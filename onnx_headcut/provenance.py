@@ -155,7 +155,7 @@ class Flow:
         for i in self.scope.index.consumers.get(name, ()):
             node = self.scope.graph.node[i]
             at = [k for k, n in enumerate(node.input) if n == name]
-            if node.op_type in WEIGHTED | MIXING:
+            if node.op_type in WEIGHTED | MIXING and not self._is_expectation(node):
                 return True
             if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
                 return True
@@ -164,6 +164,13 @@ class Flow:
                 if any(hidden.get(o, False) for o in node.output):
                     return True
         return False
+
+    def _is_expectation(self, node: onnx.NodeProto) -> bool:
+        """Whether its weights are 0, 1, 2, …: the mean of a distribution (DFL), no layer."""
+        weight = self.scope.old(node.input[1]).value if len(node.input) > 1 else None
+        if weight is None or weight.size < 2 or weight.size != max(weight.shape):
+            return False
+        return bool((weight.ravel() == np.arange(weight.size)).all())
 
     def _step(self, node: onnx.NodeProto) -> None:
         if any(self.scope.old(o).static is None for o in node.output if o):
@@ -227,23 +234,21 @@ class Flow:
         if step in {"Softmax", "LogSoftmax"}:
             default = -1 if self.interpreter.opsets[""] >= 13 else 1
             axis = attributes(node).get("axis", default) % origin.numbers.ndim
-            step = f"{step}:{axis - origin.numbers.ndim}"
+            if self.is_channel_axis(origin.numbers, axis):
+                step = f"{step}:{axis - origin.numbers.ndim}"
         return Origin(origin.numbers, self._advance(origin, step))
 
     def _combine(self, node: onnx.NodeProto) -> Origin | None:
         """Elementwise with several operands: the one that is not stretched says where from."""
         shape = self.scope.old(node.output[0]).static or ()
         step = node.op_type
-        found: list[Origin] = []
-        for name in node.input:
-            fact = self.scope.old(name)
-            if name in self.origins:
-                if np.broadcast_shapes(self.origins[name].numbers.shape, shape) == shape:
-                    found.append(self.origins[name])
-            elif fact.static is None or int(np.prod(fact.static)) > 1:
-                step = f"{node.op_type}*"  # joined with something that is no scalar
+        found = [self.origins[n] for n in node.input if n in self.origins
+                 and np.broadcast_shapes(self.origins[n].numbers.shape, shape) == shape]  # fmt: skip
         if not found:
             return None
+        for name in node.input:
+            if name not in self.origins and not self._is_per_channel(name, found[0].numbers):
+                step = f"{node.op_type}*"  # joined with something that differs from place to place
         whole = [o for o in found if o.numbers.size == int(np.prod(shape))]
         if not whole:
             return Origin(np.full(shape, MIXED, np.int32), 0)
@@ -255,6 +260,19 @@ class Flow:
         if not isinstance(before, int):
             before = before.reshape(shape)
         return Origin(numbers, self._advance(Origin(numbers, before), step))
+
+    def _is_per_channel(self, name: str, numbers: Array) -> bool:
+        """Whether ``name`` is a scalar, or stored and has an element a channel: a bias, a factor."""
+        shape = self.scope.old(name).static
+        if shape is None:
+            return False
+        axes = [a - len(shape) for a, n in enumerate(shape) if n > 1]
+        return not axes or (
+            len(axes) == 1
+            and -axes[0] <= numbers.ndim
+            and self._is_stored(name)
+            and self.is_channel_axis(numbers, numbers.ndim + axes[0])
+        )
 
     def _advance(self, origin: Origin, step: str) -> Array | int:
         history = origin.history
@@ -270,6 +288,16 @@ class Flow:
         return int(table[history]) if isinstance(history, int) else table[history]
 
     # ------------------------------------------------------------------------------ reading
+
+    def channels(self, numbers: Array) -> Array:
+        """Channel of each element, numbered over all leaves: leaf, then ``bits`` (-1: none)."""
+        known = self.leaf(numbers) << self.bits | numbers & ((1 << self.bits) - 1)
+        return np.where(numbers < 0, -1, known)
+
+    def is_summed(self, value: str) -> bool:
+        """Whether the elements of ``value`` are summed up, as for an expected value."""
+        readers = (self.scope.graph.node[i] for i in self.scope.index.consumers.get(value, ()))
+        return any(r.op_type in WEIGHTED | {"ReduceSum", "ReduceMean"} for r in readers)
 
     def leaf(self, numbers: Array) -> Array:
         """Leaf number of each element (-1: none)."""

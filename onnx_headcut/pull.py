@@ -150,11 +150,16 @@ class _Walk:
         """Note a tensor of which nobody reads its first or its last class column."""
         unseen = np.flatnonzero(labels.ids == UNSEEN)
         n = len(labels.ids)
-        outer = len(unseen) == 1 and unseen[0] in {0, n - 1} and n > 2
+        maker = self.scope.index.node_of(node.input[0])
+        least = 2 if maker is not None and "max" in maker.op_type else 3
+        outer = len(unseen) == 1 and unseen[0] in {0, n - 1} and n >= least
         if not outer or (labels.ids == NONE).any() or len(np.unique(labels.ids)) != n:
             return
         readers = [self.scope.graph.node[i] for i in self.scope.index.consumers[node.input[0]]]
-        same = all(r.op_type == "Shape" or list(r.input) == list(node.input) for r in readers)
+        same = all(r.op_type == "Shape" or (r.op_type, r.input, r.attribute)
+                   == (node.op_type, node.input, node.attribute) for r in readers)  # fmt: skip
+        read = {o for o in node.output if self.scope.index.consumers.get(o)}
+        same &= node.op_type != "Split" or len(read | self.scope.index.outputs & {*node.output}) == 1
         if same and node.input[0] not in self.scope.index.outputs:
             self.result.wider.append((node.input[0], labels.axis, n))
 

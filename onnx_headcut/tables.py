@@ -5,9 +5,11 @@ Names that come from models are strangers' text: they are printed through `print
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,14 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
 
     from onnx_headcut.classes import Classes
     from onnx_headcut.cutting import Cut, Inspection
     from onnx_headcut.figures import Figures
     from onnx_headcut.plan import OutputClasses
-    from onnx_headcut.validate.verdict import Verdict, Where
+    from onnx_headcut.validation.verdict import Verdict, Where
 
+_UNBOUNDED = 1_000_000
 _STATUS = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 _FIGURES = (
     ("heads", "heads"),
@@ -39,17 +42,19 @@ _FIGURES = (
 def show_inspection(to: Console, found: Inspection, model: Path) -> None:
     """Print what `inspect` found: heads, outputs, classes, and what a cut would save."""
     _title(to, str(model))
-    heads = _table("head", "op", "weight", "type", *[">anchors", ">classes", ">parameters"])
+    heads = _Rows(
+        ("head", "op", "weight", "type", ">anchors", ">classes", ">parameters")
+    )
     for head in found.heads:
         shape = "x".join(map(str, head.shape))
         figures = (f"{head.anchors}", f"{head.classes}", f"{head.parameters:,}")
-        _row(heads, head.node, head.op, shape, head.dtype, *figures)
-    outputs = _table("output", "shape", "depends on classes")
+        heads.add(head.node, head.op, shape, head.dtype, *figures)
+    outputs = _Rows(("output", "shape", "depends on classes"))
     for output in found.outputs:
-        _row(outputs, output.name, _shape(output), _dependence(output))
-    saved = _table(">classes kept", ">parameters saved", ">multiply-adds saved")
+        outputs.add(output.name, _shape(output), _dependence(output))
+    saved = _Rows((">classes kept", ">parameters saved", ">multiply-adds saved"))
     for count, parameters, macs in savings(found):
-        _row(saved, f"{count}", f"{parameters:.1%}", f"{macs:.1%}")
+        saved.add(f"{count}", f"{parameters:.1%}", f"{macs:.1%}")
     facts = _facts()
     _fact(facts, "Scores", found.evidence or found.activation)
     _class_facts(facts, found.classes)
@@ -109,16 +114,16 @@ def show_verdict(to: Console, verdict: Verdict) -> None:
     if not verdict.outputs:
         return
     to.print()
-    table = _table(
-        "compared", "kind", ">values", ">classes", ">detections", ">max abs", ">max rel", "at"
+    table = _Rows(
+        ("compared", "kind", ">values", ">classes", ">detections", ">max abs", ">max rel", "at")
     )
     for row in verdict.outputs:
         detections = f"{row.matched:,}" if row.kind == "detections" else ""
         if row.missing or row.extra:
             detections += f" (-{row.missing}, +{row.extra})"
         numbers = (f"{row.values:,}", f"{row.classes or ''}", detections)
-        _row(
-            table, row.name, row.kind, *numbers, f"{row.max_abs:.2g}", f"{row.max_rel:.2g}",
+        table.add(
+            row.name, row.kind, *numbers, f"{row.max_abs:.2g}", f"{row.max_rel:.2g}",
             row.where, style="red" if row.outside or row.missing or row.extra else "",
         )  # fmt: skip
     to.print(table)
@@ -127,13 +132,13 @@ def show_verdict(to: Console, verdict: Verdict) -> None:
 # ------------------------------------------------------------------------------- paragraphs
 
 
-def _before_after(before: Figures, after: Figures) -> Table:
-    table = _table("", ">before", ">after", ">change")
-    for label, field in _FIGURES:
-        old, new = getattr(before, field), getattr(after, field)
-        _row(table, label, _short(old), _short(new), _change(old, new))
+def _before_after(before: Figures, after: Figures) -> _Rows:
+    table = _Rows(("", ">before", ">after", ">change"))
+    for label, name in _FIGURES:
+        old, new = getattr(before, name), getattr(after, name)
+        table.add(label, _short(old), _short(new), _change(old, new))
     sizes = before.bytes, after.bytes
-    _row(table, "model file", *map(_bytes, sizes), _change(*sizes))
+    table.add("model file", *map(_bytes, sizes), _change(*sizes))
     return table
 
 
@@ -232,17 +237,48 @@ def _title(to: Console, text: str) -> None:
     to.print()
 
 
-def _table(*columns: str) -> Table:
-    """Make a table; a column whose head starts with ``>`` holds numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        name = column.removeprefix(">")
-        table.add_column(name, justify="left" if name == column else "right", overflow="fold")
-    return table
+@dataclass
+class _Rows:
+    """A table that becomes a list where the terminal is too narrow for it.
 
+    A column whose head starts with ``>`` holds numbers.
+    """
 
-def _row(table: Table, *cells: str, style: str = "") -> None:
-    table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    styles: list[str] = field(default_factory=list)
+
+    def add(self, *cells: str, style: str = "") -> None:
+        self.rows.append(tuple(printable(cell) for cell in cells))
+        self.styles.append(style)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self._table()
+        unbounded = options.update(max_width=_UNBOUNDED)
+        needed = console.measure(table, options=unbounded).maximum
+        yield table if needed <= options.max_width else self._list()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, options.max_width)
+
+    def _table(self) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+        for column in self.columns:
+            name = column.removeprefix(">")
+            table.add_column(name, justify="left" if name == column else "right", no_wrap=True)
+        for cells, style in zip(self.rows, self.styles, strict=True):
+            table.add_row(*map(Text, cells), style=style)
+        return table
+
+    def _list(self) -> Table:
+        facts = _facts()
+        for cells, style in zip(self.rows, self.styles, strict=True):
+            for column, cell in zip(self.columns, cells, strict=True):
+                if cell:
+                    first = column is self.columns[0]
+                    facts.add_row(column.removeprefix(">"), Text(cell, "bold" if first else style))
+            facts.add_row()
+        return facts
 
 
 def _facts() -> Table:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from onnx_headcut.errors import HeadcutError, InputError, ProviderError, UsageError
-from onnx_headcut.validate import runtime
-from onnx_headcut.validate.runtime import (
+from onnx_headcut.validation import runtime
+from onnx_headcut.validation.runtime import (
     PROVIDERS,
     RuntimeFailure,
     diagnose,
@@ -124,7 +124,7 @@ def test_without_onnxruntime_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
 
 
 def test_importing_does_not_load_onnxruntime() -> None:
-    code = "import sys, onnx_headcut.validate.runtime; sys.exit('onnxruntime' in sys.modules)"
+    code = "import sys, onnx_headcut.validation.runtime; sys.exit('onnxruntime' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

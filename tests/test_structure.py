@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
 from onnx_headcut.labels import Site
-from onnx_headcut.validate import Claims, structural, validate
-from onnx_headcut.validate.structure import Selection, find_selection
+from onnx_headcut.validation import Claims, structural, validate
+from onnx_headcut.validation.structure import Selection, find_selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,11 +15,11 @@ from onnx import numpy_helper, parser
 
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import NONE, Site
-from onnx_headcut.validate import Settings, Tolerance, Verdict, validate
-from onnx_headcut.validate import detections as d
-from onnx_headcut.validate.compare import difference, tolerance_for
-from onnx_headcut.validate.probe import DROPPED, in_column_order, natural_cut
-from onnx_headcut.validate.reference import occurrences, site_feed
+from onnx_headcut.validation import Settings, Tolerance, Verdict, validate
+from onnx_headcut.validation import detections as d
+from onnx_headcut.validation.compare import difference, tolerance_for
+from onnx_headcut.validation.probe import DROPPED, in_column_order, natural_cut
+from onnx_headcut.validation.reference import occurrences, site_feed
 
 SIZES = (6, 3)  # of the two feature maps
 CHANNELS = 8

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_headcut.validate import detections as d
-from onnx_headcut.validate.compare import difference
-from onnx_headcut.validate.excite import DENSITIES, Exciter
+from onnx_headcut.validation import detections as d
+from onnx_headcut.validation.compare import difference
+from onnx_headcut.validation.excite import DENSITIES, Exciter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnx_headcut.validate.pair import Pair
-    from onnx_headcut.validate.probe import Columns
-    from onnx_headcut.validate.tally import Layout, Ledger
-    from onnx_headcut.validate.verdict import Settings
+    from onnx_headcut.validation.pair import Pair
+    from onnx_headcut.validation.probe import Columns
+    from onnx_headcut.validation.tally import Layout, Ledger
+    from onnx_headcut.validation.verdict import Settings
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from onnx_headcut.validate.compare import Tolerance
-    from onnx_headcut.validate.structure import Findings
+    from onnx_headcut.validation.compare import Tolerance
+    from onnx_headcut.validation.structure import Findings
 
 Status = Literal["passed", "failed", "inconclusive"]
 

@@ -33,7 +33,7 @@ from onnx_headcut.errors import HeadcutError, InputError, ProviderError, UsageEr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from onnx_headcut.validate.inputs import Array, Feed
+    from onnx_headcut.validation.inputs import Array, Feed
 
 Model = onnx.ModelProto | bytes | Path
 Optimization = Literal["all", "extended", "basic", "none"]

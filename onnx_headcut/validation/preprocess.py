@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from onnx_headcut.errors import InputError, UsageError
-from onnx_headcut.validate.inputs import (
+from onnx_headcut.validation.inputs import (
     Array,
     ImageInput,
     NamedFeed,

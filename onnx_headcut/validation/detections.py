@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_headcut.validate.compare import EXACT, Tolerance, scale_of
+from onnx_headcut.validation.compare import EXACT, Tolerance, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,17 +14,17 @@ import numpy.typing as npt
 import onnx
 
 from onnx_headcut.errors import HeadcutError, ProviderError
-from onnx_headcut.validate import probe
-from onnx_headcut.validate.excite import Exciter, places
-from onnx_headcut.validate.reference import Runner, State, Twin, never, raw_name
-from onnx_headcut.validate.runtime import Session, open_session, read_placement
-from onnx_headcut.validate.verdict import Where
+from onnx_headcut.validation import probe
+from onnx_headcut.validation.excite import Exciter, places
+from onnx_headcut.validation.reference import Runner, State, Twin, never, raw_name
+from onnx_headcut.validation.runtime import Session, open_session, read_placement
+from onnx_headcut.validation.verdict import Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.labels import Site
-    from onnx_headcut.validate.inputs import NamedFeed
+    from onnx_headcut.validation.inputs import NamedFeed
 
 Array = npt.NDArray[Any]
 Values = dict[str, Array]

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.validate import probe
-from onnx_headcut.validate.inputs import synthetic
-from onnx_headcut.validate.pair import CutBroken, Model, Pair, load
-from onnx_headcut.validate.sets import Sets
-from onnx_headcut.validate.structure import Claims, structural
-from onnx_headcut.validate.tally import Layout, Ledger
-from onnx_headcut.validate.verdict import Settings, Verdict, decide
+from onnx_headcut.validation import probe
+from onnx_headcut.validation.inputs import synthetic
+from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
+from onnx_headcut.validation.sets import Sets
+from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.tally import Layout, Ledger
+from onnx_headcut.validation.verdict import Settings, Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.labels import Site
-    from onnx_headcut.validate.inputs import NamedFeed
+    from onnx_headcut.validation.inputs import NamedFeed
 
 
 def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_headcut.labels import NONE
-from onnx_headcut.validate.reference import occurrences
+from onnx_headcut.validation.reference import occurrences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_headcut.labels import NONE
-from onnx_headcut.validate import probe
-from onnx_headcut.validate.compare import Difference, Tolerance, difference, tolerance_for
-from onnx_headcut.validate.verdict import ClassRow, Drift, OutputRow
+from onnx_headcut.validation import probe
+from onnx_headcut.validation.compare import Difference, Tolerance, difference, tolerance_for
+from onnx_headcut.validation.verdict import ClassRow, Drift, OutputRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx_headcut.labels import Site
-    from onnx_headcut.validate.detections import Match
-    from onnx_headcut.validate.verdict import Settings
+    from onnx_headcut.validation.detections import Match
+    from onnx_headcut.validation.verdict import Settings
 
 Array = npt.NDArray[Any]
 Values = dict[str, Array]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_headcut.validate.compare import Tolerance
-    from onnx_headcut.validate.proof import validate
-    from onnx_headcut.validate.structure import Claims, Findings, structural
-    from onnx_headcut.validate.verdict import Settings, Verdict
+    from onnx_headcut.validation.compare import Tolerance
+    from onnx_headcut.validation.proof import validate
+    from onnx_headcut.validation.structure import Claims, Findings, structural
+    from onnx_headcut.validation.verdict import Settings, Verdict
 
 __all__ = ["Claims", "Findings", "Settings", "Tolerance", "Verdict", "structural", "validate"]
 

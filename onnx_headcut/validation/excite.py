@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_headcut.validate.reference import occurrences
+from onnx_headcut.validation.reference import occurrences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx_headcut.labels import Site
-    from onnx_headcut.validate.probe import Columns
+    from onnx_headcut.validation.probe import Columns
 
 Array = npt.NDArray[Any]
 Pattern = npt.NDArray[np.float32]

@@ -1,0 +1,299 @@
+"""Make the edits of a plan in a protobuf, then sweep up what nothing uses any more.
+
+Constants are copied on write: a tensor that others still use stays as it is for them. Where nobody
+does, the new tensor takes the old one's name and place, so that a cut model differs from its
+original where it must and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx_headcut import edits as ed
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.model import captures, subgraphs_of, to_array
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from onnx_headcut.facts import Array
+
+INPUTS_LIST_INITIALIZERS = 4
+"""IR version from which an initializer need not be listed among the graph's inputs."""
+
+
+@dataclass
+class Applied:
+    """What applying did, for the report and for the structural proof."""
+
+    nodes: set[str] = field(default_factory=set)
+    """First output names of nodes that were changed, added or removed."""
+    initializers: set[str] = field(default_factory=set)
+    """Names of initializers that were changed, added or removed."""
+    rewritten: set[str] = field(default_factory=set)
+    """Initializers with new values, as opposed to selections of the original's."""
+
+
+def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None = None) -> Applied:
+    """Make ``edits`` in ``proto`` itself. ``folder`` is where external data is read."""
+    writer = _Writer(proto, folder)
+    graphs = [(g, _live(g)) for g in walk(proto.graph)]
+    resolved = [(edit, *ed.node_at(proto.graph, edit.place)) for edit in edits]
+    # inputs are numbered as in the original, so a Concat loses its inputs last
+    for edit, graph, node in sorted(resolved, key=lambda r: isinstance(r[0], ed.KeepInputs)):
+        writer.write(edit, graph, node)
+    writer.insert_nodes()
+    for graph, live in reversed(graphs):  # bodies first: what they capture stays used
+        _sweep(graph, live, writer.done)
+    writer.take_names()
+    return writer.done
+
+
+def walk(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all graphs inside it, outer ones first."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in subgraphs_of(attribute):
+                yield from walk(sub)
+
+
+class _Writer:
+    """Writes edits; keeps fresh names, new constants and nodes to insert."""
+
+    def __init__(self, proto: onnx.ModelProto, folder: Path | None) -> None:
+        self.proto, self.folder, self.done = proto, folder, Applied()
+        self.names = _all_names(proto.graph)
+        self.order = [t.name for t in proto.graph.initializer]
+        self.new: dict[str, tuple[str, onnx.TensorProto]] = {}
+        self.known: dict[tuple[str, str, bytes], str] = {}
+        self.inserted: list[tuple[onnx.GraphProto, int, onnx.NodeProto]] = []
+        self.last: list[onnx.NodeProto] = []
+
+    def write(self, edit: ed.Edit, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        """Make one edit; nodes to insert and tensors to add are only noted."""
+        if node.output:
+            self.done.nodes.add(node.output[0])
+        if isinstance(edit, ed.Select):
+            self._select(edit, graph, node)
+        elif isinstance(edit, ed.Replace):
+            while len(node.input) <= edit.input:
+                node.input.append("")
+            name = node.input[edit.input] or f"{node.output[0]}_{edit.input}"
+            node.input[edit.input] = self._constant(name, edit.value, rewritten=True)
+        elif isinstance(edit, ed.SetAttribute):
+            _set_attribute(node, edit)
+        elif isinstance(edit, ed.GatherInput):
+            self._gather(edit, graph, node)
+        elif isinstance(edit, ed.KeepInputs):
+            kept = [node.input[i] for i in edit.keep]
+            del node.input[:]
+            node.input.extend(kept)
+        elif isinstance(edit, ed.MapOutput):
+            self._map_output(edit, graph)
+
+    def _select(self, edit: ed.Select, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        name = node.input[edit.input]
+        tensor = stored_tensor([graph, self.proto.graph], name)
+        if tensor is None:  # pragma: no cover  the plan selects stored tensors only
+            raise GraphRefused(f"{name!r} is not stored", node=node.name, op=node.op_type)
+        value = to_array(tensor, self.folder).take(edit.take, edit.axis)
+        node.input[edit.input] = self._constant(name, value, like=tensor)
+
+    def _gather(self, edit: ed.GatherInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        name = node.input[edit.input]
+        out = self._fresh(f"{name}_kept")
+        index = self._constant(f"{name}_kept_positions", edit.take, rewritten=True)
+        new = helper.make_node("Gather", [name, index], [out], name=out, axis=edit.axis)
+        self.inserted.append((graph, edit.place[-1], new))
+        self.done.nodes.add(out)
+        node.input[edit.input] = out
+
+    def _map_output(self, edit: ed.MapOutput, graph: onnx.GraphProto) -> None:
+        """The producer gets another output name, and a lookup makes the graph output."""
+        inner = self._fresh(f"{edit.output}_compact")
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == edit.output:
+                        names[i] = inner
+                        self.done.nodes.add(node.output[0])
+        elem_type = next(o for o in graph.output if o.name == edit.output).type.tensor_type.elem_type
+        table = edit.table.astype(helper.tensor_dtype_to_np_dtype(elem_type))
+        value = inner
+        if elem_type != onnx.TensorProto.INT64:
+            value = self._append("Cast", [value], f"{edit.output}_number", to=onnx.TensorProto.INT64)
+        if edit.low:
+            low = self._constant(f"{edit.output}_low", np.array(edit.low, np.int64), rewritten=True)
+            value = self._append("Sub", [value, low], f"{edit.output}_row")
+        ids = self._constant(f"{edit.output}_ids", table, rewritten=True)
+        self._append("Gather", [ids, value], edit.output, axis=0)
+        self.done.nodes.add(inner)
+
+    def _append(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
+        out = output if output in self.names and op == "Gather" else self._fresh(output)
+        node = helper.make_node(op, inputs, [out], name=self._fresh(f"{out}_{op}"), **attributes)
+        self.last.append(node)
+        self.done.nodes.add(out)
+        return out
+
+    def _constant(
+        self,
+        base: str,
+        value: Array,
+        *,
+        like: onnx.TensorProto | None = None,
+        rewritten: bool = False,
+    ) -> str:
+        """Note a tensor to store, once for equal values, and return its name."""
+        value = np.asarray(value, order="C")  # ascontiguousarray would make scalars vectors
+        key = (base, f"{value.dtype}{value.shape}", value.tobytes())
+        if key not in self.known:
+            name = self._fresh(base)
+            tensor = numpy_helper.from_array(value, name)
+            if like is not None:
+                tensor.data_type, tensor.doc_string = like.data_type, like.doc_string
+            self.new[name] = (base, tensor)
+            self.known[key] = name
+            if rewritten:
+                self.done.rewritten.add(name)
+        return self.known[key]
+
+    def _fresh(self, name: str) -> str:
+        candidate, n = name if name not in self.names else f"{name}_cut", 2
+        while candidate in self.names:
+            candidate, n = f"{name}_cut{n}", n + 1
+        self.names.add(candidate)
+        return candidate
+
+    def insert_nodes(self) -> None:
+        """Put new nodes before those that read them, and lookups of outputs at the end."""
+        for graph, at, node in sorted(self.inserted, key=lambda n: -n[1]):
+            graph.node.insert(at, node)
+        self.proto.graph.node.extend(self.last)
+
+    def take_names(self) -> None:
+        """Store the new tensors, under the old names and in the old places where these are free."""
+        graph = self.proto.graph
+        left = _all_names(graph) - set(self.new)
+        uses: dict[str, list[str]] = defaultdict(list)
+        for name, (base, _) in self.new.items():
+            uses[base].append(name)
+        renamed = {names[0]: base for base, names in uses.items() if base not in left}
+        for g in walk(graph):
+            for node in g.node:
+                for i, name in enumerate(node.input):
+                    if name in renamed:
+                        node.input[i] = renamed[name]
+        self.done.rewritten = {renamed.get(n, n) for n in self.done.rewritten}
+        place = {n: i for i, n in enumerate(self.order)}
+        added = []
+        for name, (base, tensor) in self.new.items():
+            tensor.name = renamed.get(name, name)
+            self.done.initializers |= {tensor.name, base} if base in place else {tensor.name}
+            added.append((place.get(tensor.name, len(place)), tensor))
+        stored = [(place[t.name], t) for t in graph.initializer]
+        ordered = [t for _, t in sorted([*stored, *added], key=lambda p: p[0])]
+        _reorder(graph, ordered)
+        if self.proto.ir_version < INPUTS_LIST_INITIALIZERS:
+            self._list_inputs([t for _, t in added])
+
+    def _list_inputs(self, tensors: list[onnx.TensorProto]) -> None:
+        listed = {v.name for v in self.proto.graph.input}
+        for tensor in tensors:
+            if tensor.name not in listed:
+                self.proto.graph.input.append(
+                    helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                )
+
+
+def _reorder(graph: onnx.GraphProto, ordered: list[onnx.TensorProto]) -> None:
+    """Insert the new tensors among the stored ones; stored ones are not copied."""
+    for i, tensor in enumerate(ordered):
+        if i >= len(graph.initializer):
+            graph.initializer.append(tensor)
+        elif graph.initializer[i].name != tensor.name:
+            graph.initializer.insert(i, tensor)
+
+
+def _set_attribute(node: onnx.NodeProto, edit: ed.SetAttribute) -> None:
+    new = helper.make_attribute(edit.name, edit.value)
+    for attribute in node.attribute:
+        if attribute.name == edit.name:
+            attribute.CopyFrom(new)
+            return
+    node.attribute.append(new)
+
+
+def stored_tensor(scopes: Sequence[onnx.GraphProto], name: str) -> onnx.TensorProto | None:
+    """The initializer or Constant behind ``name``, through Identity; None if it is computed."""
+    for graph in scopes:
+        for tensor in graph.initializer:
+            if tensor.name == name:
+                return tensor
+        for node in graph.node:
+            if name in node.output:
+                if node.op_type == "Identity":
+                    return stored_tensor(scopes, node.input[0])
+                return next((a.t for a in node.attribute if a.name == "value"), None)
+    return None
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    for g in walk(graph):
+        names |= {v.name for v in [*g.input, *g.output, *g.value_info]}
+        names |= {t.name for t in g.initializer}
+        names |= {name for node in g.node for name in [*node.input, *node.output, node.name]}
+    return names
+
+
+# ------------------------------------------------------------------------------- sweeping up
+
+
+def _live(graph: onnx.GraphProto) -> set[str]:
+    """Names that an output of ``graph`` depends on."""
+    producer = {o: node for node in graph.node for o in node.output}
+    todo, live = [o.name for o in graph.output], set()
+    while todo:
+        name = todo.pop()
+        if not name or name in live:
+            continue
+        live.add(name)
+        node = producer.get(name)
+        if node is not None:
+            live.update(o for o in node.output if o)
+            todo += [*node.input, *captures(node)]
+    return live
+
+
+def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
+    """Drop what was used before and is not any more; what was dead before is left alone."""
+    after = _live(graph)
+    for i in reversed(range(len(graph.node))):
+        outputs = graph.node[i].output
+        if any(o in before for o in outputs) and not any(o in after for o in outputs):
+            done.nodes.add(outputs[0])
+            del graph.node[i]
+    gone = {t.name for t in graph.initializer if t.name in before and t.name not in after}
+    done.initializers |= gone
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name in gone:
+            del graph.initializer[i]
+    for i in reversed(range(len(graph.input))):
+        if graph.input[i].name in gone:  # IR versions before 4 list initializers as inputs
+            del graph.input[i]
+    dropped = before - after
+    for i in reversed(range(len(graph.value_info))):
+        if graph.value_info[i].name in dropped:
+            del graph.value_info[i]
+    for i in reversed(range(len(graph.quantization_annotation))):
+        if graph.quantization_annotation[i].tensor_name in dropped:
+            del graph.quantization_annotation[i]

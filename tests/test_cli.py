@@ -1,0 +1,434 @@
+"""The command line as its users meet it: a process with arguments, two streams and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from conftest import RAW, Done, from_text, run_cli, tiny
+from onnx import helper, numpy_helper
+
+import onnx_headcut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NO_RUNTIME = "import sys; sys.modules['onnxruntime'] = None"
+HEAVY = {"onnx", "onnxruntime", "numpy", "yaml", "PIL", "rich", "google"}
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def columns(model: Path) -> int:
+    dims = onnx.load(model).graph.output[0].type.tensor_type.shape.dim
+    return int(dims[-1].dim_value)
+
+
+# ------------------------------------------------------------------------- the three commands
+
+
+def test_a_cut_is_validated_written_and_told(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    done = run_cli("cut", model_path, "--keep", "fox,cat", "--output", out, "--provider", "cpu")
+    assert done.code == 0, done.err
+    assert columns(out) == 3
+    said = " ".join(done.out.split())
+    for words in (
+        "head channels 30 15 -50.0%",
+        "3 of 6 columns: 0 background, 1 fox (was 5), 2 cat (was 1)",
+        "Background column 0 (labels name it)",
+        "Validated passed",
+        "3 of 3 kept columns",
+        "Ran on cpu",
+    ):
+        assert words in said
+    assert list(tmp_path.iterdir()) == [out]
+
+    again = run_cli("validate", model_path, out, "--json")
+    assert again.code == 0
+    validation = json.loads(again.out)["validation"]
+    assert validation["status"] == "passed"
+    assert sum(row["values"] for row in validation["outputs"]) > 1000
+
+
+def test_inspect_lists_heads_classes_and_savings(model_path: Path) -> None:
+    done = run_cli("inspect", model_path, code=NO_RUNTIME)
+    assert done.code == 0, done.err
+    said = " ".join(done.out.split())
+    for words in (
+        "make_cls0 Conv 12x8x3x3",
+        "0 background, 1 cat, 2 dog",
+        "columns 0-5 of axis 2 are class scores",
+        "metadata 'names'",
+        "multiply-adds",
+    ):
+        assert words in said
+
+
+def test_inspect_says_it_to_machines(model_path: Path) -> None:
+    document = json.loads(run_cli("inspect", model_path, "--json").out)
+    assert document["schema"] == 1
+    assert document["command"] == "inspect"
+    assert [head["classes"] for head in document["heads"]] == [6, 6]
+    assert document["classes"]["names"][5] == "fox"
+    assert document["savings"][0]["classes"] == 1
+
+
+def test_an_assumed_background_is_called_so(tmp_path: Path) -> None:
+    model = save(tiny(names=()), tmp_path / "m.onnx")
+    done = run_cli("cut", model, "--keep", "3", "--dry-run")
+    assert "assumed" in done.out
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    done = run_cli("cut", model_path, "--keep", "1-2", "--output", out, "--dry-run")
+    assert done.code == 0
+    assert "Reshape 'make_cls0_rows'" in done.out
+    assert not out.exists()
+    document = json.loads(run_cli("cut", model_path, "--keep", "1-2", "--dry-run", "--json").out)
+    assert document["plan"]
+    assert document["output"] is None
+    assert document["figures"]["after"] is None
+
+
+def test_the_users_own_inputs_are_used(tmp_path: Path, model_path: Path) -> None:
+    arrays = tmp_path / "in.npz"
+    np.savez(arrays, images=np.ones((2, 3, 32, 32), np.float32))
+    cut = tmp_path / "cut.onnx"
+    done = run_cli(
+        "cut", model_path, "--keep", "dog", "--output", cut, "--input", arrays, "--json"
+    )
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["validation"]["feeds"] == ["in.npz"]
+
+
+def test_keeping_everything_is_a_copy(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "same.onnx"
+    assert run_cli("cut", model_path, "--keep", "1-5", "--output", out).code == 0
+    assert out.read_bytes() == model_path.read_bytes()
+
+
+def test_a_cut_needs_no_runtime_unless_it_validates(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    arguments = ("cut", model_path, "--keep", "cow", "--output", out)
+    done = run_cli(*arguments, code=NO_RUNTIME)
+    assert (done.code, out.exists()) == (4, False)
+    assert "onnxruntime" in done.err
+    done = run_cli(*arguments, "--no-validate", code=NO_RUNTIME)
+    assert done.code == 0, done.err
+    assert "no: --no-validate" in done.out
+    assert columns(out) == 2
+
+
+def test_the_same_input_gives_the_same_bytes(model_path: Path, tmp_path: Path) -> None:
+    written = []
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.onnx"
+        options = ("--keep", "fox,dog", "--output", out, "--no-validate")
+        assert run_cli("cut", model_path, *options, env={"PYTHONHASHSEED": seed}).code == 0
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_wrong_cut_fails_validation(model_path: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.onnx"
+    run_cli("cut", model_path, "--keep", "1-3", "--output", cut, "--no-validate")
+    model = onnx.load(cut)
+    bias = next(t for t in model.graph.initializer if t.name.startswith("cls1_b"))
+    swapped = numpy_helper.to_array(bias).copy()
+    swapped[[1, 2]] = swapped[[2, 1]]
+    bias.CopyFrom(numpy_helper.from_array(swapped, bias.name))
+    onnx.save(model, cut)
+    done = run_cli("validate", model_path, cut)
+    assert done.code == 1
+    assert "failed" in done.out
+
+
+# --------------------------------------------------------------------------------- bad input
+
+
+def _without_head() -> onnx.ModelProto:
+    return from_text("""
+        <ir_version: 8, opset_import: ["": 17]>
+        m (float[1,3,8,8] images) => (float[1,3,8,8] y) { y = Relu (images) }
+    """)
+
+
+def _disagreeing() -> onnx.ModelProto:
+    one = "scores = Softmax <axis = 2> (logits)"
+    return tiny(
+        (one, one + "\n  wide = Conv (level1, wide_w)\n  wide_last = Transpose <perm = [0,2,3,1]>"
+         " (wide)\n  others = Softmax <axis = 3> (wide_last)"),
+        ("float[8,8,3,3] box0_w", "float[9,8,1,1] wide_w, float[8,8,3,3] box0_w"),
+        ("=> (", "=> (float[N,4,4,9] others, "),
+        names=(),
+    )  # fmt: skip
+
+
+def _not_finite() -> onnx.ModelProto:
+    model = tiny()
+    weight = next(t for t in model.graph.initializer if t.name == "cls0_w")
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0, 0, 0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, "cls0_w"))
+    return model
+
+
+def _foreign_op() -> onnx.ModelProto:
+    model = tiny(("scores = Softmax <axis = 2> (logits)", "scores = Blend (logits)"))
+    next(n for n in model.graph.node if n.op_type == "Blend").domain = "acme"
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "code", "words"),
+    [
+        (tiny, ["--keep", "1-9"], 2, "ids are 0 to 5"),
+        (tiny, ["--keep", "catt"], 2, "nearest names: cat"),
+        (tiny, ["--keep", "cat,1"], 2, "kept twice"),
+        (tiny, ["--keep", ""], 2, "no class"),
+        (tiny, ["--keep", "background"], 2, "only the background"),
+        (tiny, ["--keep", "@missing.txt"], 2, "missing.txt"),
+        (tiny, ["--keep", "1", "--labels", "voc"], 2, "do not fit"),
+        (tiny, ["--keep", "1", "--background", "middle"], 2, "--background"),
+        (tiny, ["--keep", "1", "--head", "make_nothing"], 2, "make_nothing"),
+        (tiny, ["--keep", "1", "--input-shape", "images:3"], 2, "--input-shape"),
+        (tiny, ["--keep", "1", "--input", "missing.npz"], 2, "missing.npz"),
+        (tiny, ["--keep", "1", "--image", "missing.jpg"], 2, "missing.jpg"),
+        (tiny, ["--keep", "1", "--preprocess", "imagenet"], 2, "--image"),
+        (tiny, ["--keep", "1", "--provider", "abacus"], 2, "abacus"),
+        (tiny, ["--kep", "1"], 2, "--kep"),
+        (tiny, [], 2, "--keep"),
+        (lambda: tiny(RAW, names=()), ["--keep", "1"], 2, "--background first"),
+        (_not_finite, ["--keep", "1"], 2, "finite"),
+        (_without_head, ["--keep", "1"], 3, "head"),
+        (_disagreeing, ["--keep", "1"], 3, "--head"),
+        (_foreign_op, ["--keep", "1"], 3, "Blend"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_the_way_out(
+    model: Callable[[], onnx.ModelProto],
+    options: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    run_here: Callable[..., Done],
+) -> None:
+    path = save(model(), tmp_path / "m.onnx")
+    done = run_here("cut", path, *options, "--output", "out.onnx")
+    assert words in done.err
+    assert done.code == code
+    assert done.err.startswith("error: ")
+    assert done.out == ""
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _external(folder: Path, location: str) -> Path:
+    model = tiny()
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="weights.bin",
+              size_threshold=0)  # fmt: skip
+    model = onnx.load(folder / "m.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    return Path(save(model, folder / "m.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda at: at.write_text("weights"), "not an ONNX model"),
+        (lambda at: at.write_bytes(tiny().SerializeToString()[:5000]), "truncated"),
+        (lambda at: at.write_bytes(b""), "empty"),
+        (lambda at: at.mkdir(), "directory"),
+        (lambda _: None, "does not exist"),
+        (lambda at: _external(at.parent, "elsewhere.bin"), "missing"),
+        (lambda at: _external(at.parent, "../weights.bin"), "outside"),
+        (lambda at: _external(at.parent, "/etc/hosts"), "outside"),
+    ],
+)
+def test_what_is_no_model_is_refused(
+    make: Callable[[Path], object], words: str, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    make(tmp_path / "m.onnx")
+    before = set(tmp_path.iterdir())
+    done = run_here("cut", "m.onnx", "--keep", "1", "--output", "out.onnx")
+    assert words in done.err
+    assert (done.code, done.out) == (2, "")
+    assert set(tmp_path.iterdir()) == before
+
+
+# ---------------------------------------------------------------------------------- outputs
+
+
+def test_an_output_that_exists_needs_force(model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_text("mine")
+    arguments = ("cut", model_path, "--keep", "1", "--output", out, "--no-validate")
+    done = run_cli(*arguments)
+    assert (done.code, out.read_text()) == (2, "mine")
+    assert "--force" in done.err
+    assert run_cli(*arguments, "--force").code == 0
+    assert columns(out) == 2
+
+
+def test_the_input_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    model = save(tiny(), tmp_path / "m.onnx")
+    before = model.read_bytes()
+    arguments = ("cut", model, "--keep", "1", "--output", model, "--no-validate")
+    done = run_cli(*arguments)
+    assert (done.code, model.read_bytes()) == (2, before)
+    assert "is the input" in done.err
+    assert run_cli(*arguments, "--force").code == 0
+    assert columns(model) == 2
+
+
+@pytest.mark.parametrize("output", ["no/folder/out.onnx", "m.onnx/out.onnx", "."])
+def test_an_output_that_cannot_be_is_refused_before_any_work(
+    output: str, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    save(tiny(), tmp_path / "m.onnx")
+    done = run_here("cut", "m.onnx", "--keep", "1", "--output", output)
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits and signals of POSIX")
+@pytest.mark.parametrize(
+    ("accident", "code"),
+    [
+        ("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 2),
+        ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGINT)", 130),
+        ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM)", 143),
+    ],
+    ids=["disk full", "Ctrl-C", "terminated"],
+)
+def test_accidents_leave_nothing_behind(
+    accident: str, code: int, model_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_text("old")
+    arguments = ("cut", model_path, "--keep", "1-4", "--output", out, "--no-validate", "--force")
+    done = run_cli(*arguments, code=accident)
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_text() == "old"
+
+
+# ---------------------------------------------------------------------------------- streams
+
+
+def test_with_json_nothing_else_is_on_stdout(model_path: Path, tmp_path: Path) -> None:
+    chatter = """
+import os, onnx_headcut.cutting as c
+quiet = c.understand
+def loud(*arguments):
+    print("from Python"); os.write(1, b"from C")
+    return quiet(*arguments)
+c.understand = loud
+"""
+    options = ("--keep", "1", "--output", tmp_path / "o.onnx", "--no-validate", "--json")
+    done = run_cli("cut", model_path, *options, code=chatter)
+    document = json.loads(done.out)
+    assert document["keep"] == [0, 1]
+    assert document["figures"]["after"]["channels"] == 10
+    assert "from C" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["inspect", "missing.onnx", "--json"], 2, "InputError"),
+        (["cut", "m.onnx", "--json"], 2, "UsageError"),
+        (["cut", "m.onnx", "--keep", "1", "--output", "o.onnx", "--json"], 3, "GraphRefused"),
+    ],
+)
+def test_errors_are_json_too(arguments: list[str], code: int, kind: str, tmp_path: Path) -> None:
+    save(_foreign_op(), tmp_path / "m.onnx")
+    done = run_cli(*arguments, cwd=tmp_path)
+    error = json.loads(done.out)["error"]
+    assert (done.code, error["exit_code"], error["kind"]) == (code, code, kind)
+    assert error["message"]
+    if kind == "GraphRefused":
+        assert error["op"] == "Blend"
+
+
+def test_a_bug_is_owned_up_to(model_path: Path) -> None:
+    bug = "import onnx_headcut.cutting as c; c.inspect = lambda *a, **k: {}['lost']"
+    done = run_cli("inspect", model_path, code=bug)
+    assert done.code == 70
+    assert "This is a bug" in done.err
+    assert "Traceback" not in done.err
+    told = run_cli("inspect", model_path, code=bug, env={"HEADCUT_DEBUG": "1"})
+    assert "Traceback" in told.err
+
+
+def test_names_from_a_model_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    names = ("background", "c\x1b[2Jt", "d\u202eog", "cow", "hen", "fox")
+    model = save(tiny(names=names), tmp_path / "m.onnx")
+    done = run_cli("inspect", model)
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out
+    assert r"c\x1b[2Jt" in done.out
+
+
+def test_plain_streams_get_plain_text(model_path: Path) -> None:
+    done = run_cli("inspect", model_path, env={"PYTHONIOENCODING": "ascii", "COLUMNS": "30"})
+    assert done.code == 0, done.err
+    assert "\x1b" not in done.out + done.err
+    assert "make_cls0" in done.out
+    assert max(map(len, done.out.splitlines())) <= 30
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_stdout_that_takes_nothing_is_an_error(model_path: Path, options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run_cli("inspect", model_path, *options, stdout=full)
+    assert done.code == 2
+    assert done.err == "error: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_a_reader_that_leaves_is_no_error_to_tell(model_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        done = run_cli("inspect", model_path, stdout=nobody)
+    assert (done.code, done.err) == (141, "")
+
+
+# ------------------------------------------------------------------------------- help, version
+
+
+def test_version_and_help() -> None:
+    assert run_cli("--version").out == f"onnx-headcut {onnx_headcut.__version__}\n"
+    assert "Exit codes" in run_cli().out
+    assert "--keep SPEC" in run_cli("cut", "--help").out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "onnx_headcut", "cut", "--help"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not {name for name in imported if name.partition(".")[0] in HEAVY}
