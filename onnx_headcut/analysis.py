@@ -112,13 +112,14 @@ class Scope:
     def set_new(self, node: onnx.NodeProto, facts: Sequence[Fact]) -> None:
         """Facts of a node's outputs in the cut graph; equal ones are not kept twice."""
         for name, fact in zip(node.output, facts, strict=False):
-            if name and not _equal(fact, self.facts.get(name, UNKNOWN)):
+            if name and not same_fact(fact, self.facts.get(name, UNKNOWN)):
                 self.after[name] = fact
             else:
                 self.after.pop(name, None)
 
 
-def _equal(a: Fact, b: Fact) -> bool:
+def same_fact(a: Fact, b: Fact) -> bool:
+    """Whether nothing that is known tells two facts apart."""
     if a is b:
         return True
     if a.shape != b.shape or a.elem_type != b.elem_type or (a.value is None) != (b.value is None):

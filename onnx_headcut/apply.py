@@ -224,12 +224,13 @@ def _reorder(graph: onnx.GraphProto, ordered: list[onnx.TensorProto]) -> None:
 
 
 def _set_attribute(node: onnx.NodeProto, edit: ed.SetAttribute) -> None:
-    new = helper.make_attribute(edit.name, edit.value)
-    for attribute in node.attribute:
-        if attribute.name == edit.name:
-            attribute.CopyFrom(new)
-            return
-    node.attribute.append(new)
+    found = next((a for a in node.attribute if a.name == edit.name), None)
+    if edit.value is None:
+        node.attribute.remove(found)
+    elif found is None:
+        node.attribute.append(helper.make_attribute(edit.name, edit.value))
+    else:
+        found.CopyFrom(helper.make_attribute(edit.name, edit.value))
 
 
 def stored_tensor(scopes: Sequence[onnx.GraphProto], name: str) -> onnx.TensorProto | None:

@@ -72,7 +72,7 @@ class Replace(Edit):
 
 @dataclass(frozen=True)
 class SetAttribute(Edit):
-    """An attribute gets another value."""
+    """An attribute gets another value; None removes it."""
 
     name: str
     value: Any = field(compare=False)
@@ -83,6 +83,8 @@ class SetAttribute(Edit):
 
     def describe(self) -> str:
         value = self.value
+        if value is None:
+            return f"attribute {self.name} goes"
         if isinstance(value, onnx.TensorProto):
             value = numpy_helper.to_array(value)
         return f"attribute {self.name} becomes {_short(np.asarray(value))}"

@@ -147,17 +147,15 @@ def groups_of(flow: Flow, value: str) -> list[Group]:
     """Find runs of columns with the same leaves and histories on the class axis of ``value``.
 
     Where anchors have an axis of their own, it looks like one of classes: a softmax tells them
-    apart, or that one axis has columns of several kinds; else the runs of all such axes are given.
+    apart, else the runs of both are given.
     """
     origin = flow.origins[value]
     rank = origin.numbers.ndim
     softmaxed = {int(s.split(":")[1]) + rank for h in origin.histories()
                  for s in flow.histories[h] if ":" in s}  # fmt: skip
     axes = class_axes(flow, value)
-    runs = {a: _runs(flow, value, a) for a in axes if a in softmaxed or not softmaxed & set(axes)}
-    if any(len(r) > 1 for r in runs.values()):
-        return [g for r in runs.values() if len(r) > 1 for g in r]
-    return [g for r in runs.values() for g in r]
+    return [g for a in axes if a in softmaxed or not softmaxed & {*axes}
+            for g in _runs(flow, value, a)]  # fmt: skip
 
 
 def _runs(flow: Flow, value: str, axis: int) -> list[Group]:

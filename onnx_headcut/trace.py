@@ -18,6 +18,7 @@ from onnx import helper
 from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
+from onnx_headcut.analysis import same_fact
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
 from onnx_headcut.labels import NONE, Ints, Labels, Mark, Rows, Selection, Whole
@@ -138,6 +139,8 @@ class Trace:
         """Facts after the cut of outputs that bodies of If and Loop give."""
         self.notes: list[str] = []
         self.heads: dict[tuple[int, ...], Labels] = {}
+        self.visited: dict[tuple[int, ...], list[Fact]] = {}
+        """What each node on the classes' way read when its rule was asked."""
 
     # -- the walk
 
@@ -161,8 +164,23 @@ class Trace:
             if dead or not (changed or view.place in self.by_place):
                 continue
             facts = self.infer_new(view)
+            self._check_constants(view, facts)
             self._check(view, [scope.mark(o) for o in node.output], facts)
             scope.set_new(node, facts)
+
+    def _check_constants(self, view: View, facts: Sequence[Fact]) -> None:
+        """Refuse where a constant that one node needs changed decides what another makes."""
+        from onnx_headcut.demand import is_fixed  # noqa: PLC0415  imports this module
+
+        if view.place in self.visited:
+            before = self.visited[view.place]
+            late = any(m is None and not same_fact(n, b)
+                       for m, n, b in zip(view.marks, view.new, before, strict=True))  # fmt: skip
+        else:
+            late = any(f.value is None and not is_fixed(view.scope, o)
+                       for f, o in zip(facts, view.node.output, strict=False))  # fmt: skip
+        if late:
+            view.refuse("it shares a constant with the class scores, and needs it as it was")
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
@@ -185,9 +203,11 @@ class Trace:
         if all(dead) and dead:
             scope.set_new(node, [UNKNOWN] * len(node.output))
             return
-        facts = self.infer_new(View(self, scope, i))
+        view = View(self, scope, i)
+        facts = self.infer_new(view)
         self._check(view, result.marks, facts)
         scope.set_new(node, facts)
+        self.visited[view.place] = view.new
 
     def _check(self, view: View, marks: Sequence[Mark | None], facts: Sequence[Fact]) -> None:
         """What labels promise must be what the edited node gives."""
@@ -273,7 +293,9 @@ def edited(
         elif isinstance(edit, ed.SetAttribute):
             kept = [a for a in new.attribute if a.name != edit.name]
             del new.attribute[:]
-            new.attribute.extend([*kept, helper.make_attribute(edit.name, edit.value)])
+            new.attribute.extend(kept)
+            if edit.value is not None:
+                new.attribute.append(helper.make_attribute(edit.name, edit.value))
     # one name may stand at several inputs, of which one is edited: names here are only for facts
     for k, fact in enumerate(facts):
         if k < len(inputs) and fact is inputs[k]:

@@ -48,6 +48,7 @@ def movement(view: View) -> Outcome:
         for proposal in [[], *PROPOSALS.get(view.op, lambda *_: iter(()))(view, labels, before, marks)]:
             node, facts = edited(view.node, view.new, proposal)
             try:
+                view.trace.interpreter.infer(node, facts)  # the reference takes more than it should
                 after = run(view, node, [f.value for f in facts], left)
             except Exception:  # noqa: BLE001  the reference refuses what does not fit
                 continue
@@ -219,6 +220,8 @@ def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | No
         yield [view.set("split", new)]
     else:
         edits = [view.replace(1, np.array(new, np.int64))]
+        if "num_outputs" in view.attrs:
+            edits.append(view.set("num_outputs", None))
         yield edits
 
 
