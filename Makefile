@@ -1,0 +1,43 @@
+# Newcomers: `make demo`, then `make test`. Everything happens in .venv, which is made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint docs clean
+help:
+	@echo "make demo   cut a shipped detector, prove the cut, and draw what both find"
+	@echo "make test   run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make docs   write docs/cli.md anew from the command line's help"
+	@echo "make clean  remove $(VENV) and what was built"
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m models.shapes.demo
+
+test: $(VENV)/.developing
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.developing
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.developing
+	HEADCUT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) build dist demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: say make PYTHON=python3.12, for example"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# pip knows dependency groups since 25.1
+$(VENV)/.developing: pyproject.toml $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
