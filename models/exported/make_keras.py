@@ -3,6 +3,7 @@
 make_keras.py [NAME PART ...]   makes all pairs, or those with a part in their name
 """
 
+# ruff: noqa: ANN401 - TensorFlow and Keras have no types
 from __future__ import annotations
 
 import os
@@ -40,7 +41,9 @@ class L2Normalization(layers.Layer):
 
     def build(self, shape: Any) -> None:
         """One factor for each channel."""
-        self.gamma = self.add_weight("gamma", (shape[-1],), initializer=keras.initializers.Constant(20))
+        self.gamma = self.add_weight(
+            "gamma", (shape[-1],), initializer=keras.initializers.Constant(20)
+        )
 
     def call(self, x: Any) -> Any:
         """Normalize over channels."""
@@ -68,14 +71,20 @@ class AnchorBoxes(layers.Layer):
 
 
 def conv(name: str, filters: int, size: int = 3, *, padding: str = "same", **kwargs: Any) -> Any:
-    """A convolution with ReLU and He's initialization."""
+    """Build a convolution with ReLU and He's initialization."""
     return layers.Conv2D(
-        filters, size, padding=padding, activation="relu", kernel_initializer="he_normal", name=name, **kwargs
+        filters,
+        size,
+        padding=padding,
+        activation="relu",
+        kernel_initializer="he_normal",
+        name=name,
+        **kwargs,
     )
 
 
 def ssd300(classes: int) -> Any:
-    """The training graph: ``[N, 8732, classes + 12]`` = scores | offsets | anchors | variances."""
+    """Build the training graph, of ``[N, 8732, scores | offsets | anchors | variances]``."""
     image = x = layers.Input((SIDE, SIDE, 3), name="images")
     x = layers.Lambda(lambda t: t * 255.0 - tf.constant([123.0, 117.0, 104.0]), name="mean")(x)
     x = layers.Lambda(lambda t: t[..., ::-1] / 64.0, name="swap")(x)
@@ -90,7 +99,9 @@ def ssd300(classes: int) -> Any:
     x = conv("fc6", 1024, dilation_rate=6)(x)
     x = conv("fc7", 1024, 1)(x)
     maps.append(x)
-    for level, (narrow, wide, pad) in enumerate([(256, 512, True), (128, 256, True), (128, 256, False), (128, 256, False)], 6):
+    for level, (narrow, wide, pad) in enumerate(
+        [(256, 512, True), (128, 256, True), (128, 256, False), (128, 256, False)], 6
+    ):
         x = conv(f"conv{level}_1", narrow, 1)(x)
         if pad:
             x = layers.ZeroPadding2D(1, name=f"conv{level}_padding")(x)
@@ -104,7 +115,10 @@ def ssd300(classes: int) -> Any:
             part.append(layers.Reshape((-1, width), name=f"{name}{level}_reshape")(raw))
         boxes = AnchorBoxes(level, name=f"priorbox{level}")(parts[1][-1])
         parts[2].append(layers.Reshape((-1, 8), name=f"priorbox{level}_reshape")(boxes))
-    conf, loc, boxes = (layers.Concatenate(1, name=n)(p) for n, p in zip(("conf", "loc", "priorbox"), parts, strict=True))
+    conf, loc, boxes = (
+        layers.Concatenate(1, name=n)(p)
+        for n, p in zip(("conf", "loc", "priorbox"), parts, strict=True)
+    )
     conf = layers.Activation("softmax", name="conf_softmax")(conf)
     return keras.Model(image, layers.Concatenate(2, name="predictions")([conf, loc, boxes]))
 
@@ -114,7 +128,10 @@ ANCHORS = sum(side**2 * (len(ratios) + 1) for side, ratios in zip(MAPS, RATIOS, 
 
 def corners(predictions: Any) -> Any:
     """Offsets, anchors and variances (the last 12 columns) to xmin, ymin, xmax, ymax in pixels."""
-    centre = predictions[..., -12:-10] * predictions[..., -4:-2] * predictions[..., -6:-4] + predictions[..., -8:-6]
+    centre = (
+        predictions[..., -12:-10] * predictions[..., -4:-2] * predictions[..., -6:-4]
+        + predictions[..., -8:-6]
+    )
     size = tf.exp(predictions[..., -10:-8] * predictions[..., -2:]) * predictions[..., -6:-4]
     return tf.concat([centre - size / 2, centre + size / 2], -1) * SIDE
 
@@ -122,26 +139,41 @@ def corners(predictions: Any) -> Any:
 class DecodeDetections(layers.Layer):
     """Threshold and suppress each class by itself, then keep the best: ``[N, top_k, 6]``."""
 
-    def __init__(self, classes: int, threshold: float = 0.05, iou: float = 0.45, top_k: int = 200, most: int = 400) -> None:
+    def __init__(
+        self,
+        classes: int,
+        threshold: float = 0.05,
+        iou: float = 0.45,
+        top_k: int = 200,
+        most: int = 400,
+    ) -> None:
         super().__init__(name="decoded_predictions")
-        self.classes, self.threshold, self.iou, self.top_k, self.most = classes, threshold, iou, top_k, most
+        self.classes, self.threshold, self.iou, self.top_k, self.most = (
+            classes,
+            threshold,
+            iou,
+            top_k,
+            most,
+        )
 
     def suppress(self, scores: Any, boxes: Any, index: Any) -> Any:
-        """The best of one class, padded to ``most`` rows of (class, score, box)."""
+        """Give the best of one class, padded to ``most`` rows of (class, score, box)."""
         above = scores > self.threshold
 
         def some() -> Any:
             kept, kept_boxes = tf.boolean_mask(scores, above), tf.boolean_mask(boxes, above)
             best = tf.image.non_max_suppression(kept_boxes, kept, self.most, self.iou)
             label = tf.fill([tf.shape(best)[0], 1], tf.cast(index, tf.float32))
-            return tf.concat([label, tf.gather(kept, best)[:, None], tf.gather(kept_boxes, best)], 1)
+            return tf.concat(
+                [label, tf.gather(kept, best)[:, None], tf.gather(kept_boxes, best)], 1
+            )
 
         found = tf.cond(tf.reduce_any(above), some, lambda: tf.zeros((1, 6)))
         padded = tf.pad(found, [[0, self.most - tf.shape(found)[0]], [0, 0]])
         return tf.ensure_shape(padded, (self.most, 6))
 
     def best(self, rows: Any) -> Any:
-        """The ``top_k`` rows of highest score."""
+        """Take the ``top_k`` rows of highest score."""
         missing = tf.maximum(self.top_k - tf.shape(rows)[0], 0)
         rows = tf.pad(rows, [[0, missing], [0, 0]])
         return tf.gather(rows, tf.math.top_k(rows[:, 1], self.top_k).indices)
@@ -235,12 +267,42 @@ def share(many: Any, native: Any) -> None:
 
 Decoder = Callable[[int], Any]
 PAIRS: list[tuple[str, int, int | None, Decoder | None, str]] = [
-    ("keras_ssd300_training_op13", 13, None, None, "scores | offsets | anchors | variances in one tensor"),
-    ("keras_ssd300_training_op17", 17, 1, None, "scores | offsets | anchors | variances in one tensor"),
-    ("keras_ssd300_loops_op13", 13, None, DecodeDetections, "a Loop over the batch holds a Loop over classes"),
-    ("keras_ssd300_fast_op13", 13, None, DecodeDetectionsFast, "argmax, then one suppression for all classes"),
+    (
+        "keras_ssd300_training_op13",
+        13,
+        None,
+        None,
+        "scores | offsets | anchors | variances in one tensor",
+    ),
+    (
+        "keras_ssd300_training_op17",
+        17,
+        1,
+        None,
+        "scores | offsets | anchors | variances in one tensor",
+    ),
+    (
+        "keras_ssd300_loops_op13",
+        13,
+        None,
+        DecodeDetections,
+        "a Loop over the batch holds a Loop over classes",
+    ),
+    (
+        "keras_ssd300_fast_op13",
+        13,
+        None,
+        DecodeDetectionsFast,
+        "argmax, then one suppression for all classes",
+    ),
     ("keras_ssd300_unrolled_op15", 15, 1, DecodeDetectionsUnrolled, "one branch for each class"),
-    ("keras_ssd300_combined_op13", 13, 1, lambda _: DecodeCombined(), "combined_non_max_suppression"),
+    (
+        "keras_ssd300_combined_op13",
+        13,
+        1,
+        lambda _: DecodeCombined(),
+        "combined_non_max_suppression",
+    ),
 ]
 
 
@@ -277,10 +339,10 @@ def declare_counters(graph: Any) -> None:
             declare_counters(attribute.g)
 
 
-def step(*args: object) -> None:
-    """Call this script: a process of its own, as TensorFlow keeps every function it ever saw."""
-    command = [sys.executable, __file__, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def step_of(script: str, *args: object) -> None:
+    """Call a script: a process of its own, as TensorFlow keeps every function it ever saw."""
+    command = [sys.executable, script, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
 
@@ -294,15 +356,17 @@ def main() -> None:
             return export(name, kind, Path(folder))
     wanted = sys.argv[1:] or [""]
     with tempfile.TemporaryDirectory() as temporary:
-        step("--weights", temporary)
+        step_of(__file__, "--weights", temporary)
         for name, opset, batch, decoder, note in PAIRS:
             if not any(part in name for part in wanted):
                 continue
             print(name)
             for kind in ("many", "native"):
-                step("--export", name, kind, temporary)
+                step_of(__file__, "--export", name, kind, temporary)
             combined = "combined" in name
-            labels: Labels = {"output": 2, "column": None} if combined else {"output": 0, "column": 0}
+            labels: Labels = (
+                {"output": 2, "column": None} if combined else {"output": 0, "column": 0}
+            )
             pair = Pair(
                 name=name,
                 architecture="SSD300 with VGG16, as in ssd_keras",
@@ -314,7 +378,9 @@ def main() -> None:
                 background=0,
                 activation="softmax",
                 keep=KEEP_81,
-                inputs=[{"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}],
+                inputs=[
+                    {"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}
+                ],
                 scores=[] if decoder else [{"output": 0, "axis": 2, "anchors": 0, "first": 0}],
                 labels=labels if decoder else None,
                 args=[],

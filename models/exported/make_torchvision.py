@@ -6,12 +6,11 @@ make_torchvision.py [NAME PART ...]   makes all pairs, or those with a part in t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torching
 import torch
+import torching
 from making import KEEP_91, add
 from skeleton import Pair
 from torch import Tensor, nn
@@ -57,16 +56,56 @@ RAW = [
     Raw("tv_ssd300_logits_ts11", "ssd300_vgg16", 11),
     Raw("tv_ssd300_softmax_batch_ts13", "ssd300_vgg16", 13, softmax=True, batch=True),
     Raw("tv_ssd300_softmax_any_ts17", "ssd300_vgg16", 17, softmax=True, batch=True, size=True),
-    Raw("tv_ssd300_logits_equalbias_ts17", "ssd300_vgg16", 17, biases=False,
-        note="biases of zero, which the exporter shares between heads through Identity nodes"),
+    Raw(
+        "tv_ssd300_logits_equalbias_ts17",
+        "ssd300_vgg16",
+        17,
+        biases=False,
+        note="biases of zero, which the exporter shares between heads through Identity nodes",
+    ),
     Raw("tv_ssd300_logits_dynamo18", "ssd300_vgg16", 18, dynamo=True),
-    Raw("tv_ssd300_softmax_batch_dynamo20", "ssd300_vgg16", 20, True, softmax=True, batch=True),
-    Raw("tv_ssd300_softmax_any_dynamo18", "ssd300_vgg16", 18, True, softmax=True, batch=True, size=True),
+    Raw(
+        "tv_ssd300_softmax_batch_dynamo20",
+        "ssd300_vgg16",
+        20,
+        dynamo=True,
+        softmax=True,
+        batch=True,
+    ),
+    Raw(
+        "tv_ssd300_softmax_any_dynamo18",
+        "ssd300_vgg16",
+        18,
+        dynamo=True,
+        softmax=True,
+        batch=True,
+        size=True,
+    ),
     Raw("tv_ssdlite320_logits_ts17", "ssdlite320_mobilenet_v3_large", 17),
     Raw("tv_ssdlite320_softmax_ts11", "ssdlite320_mobilenet_v3_large", 11, softmax=True),
-    Raw("tv_ssdlite320_softmax_any_ts13", "ssdlite320_mobilenet_v3_large", 13, softmax=True, batch=True, size=True),
-    Raw("tv_ssdlite320_softmax_dynamo18", "ssdlite320_mobilenet_v3_large", 18, True, softmax=True),
-    Raw("tv_ssdlite320_logits_any_dynamo21", "ssdlite320_mobilenet_v3_large", 21, True, batch=True, size=True),
+    Raw(
+        "tv_ssdlite320_softmax_any_ts13",
+        "ssdlite320_mobilenet_v3_large",
+        13,
+        softmax=True,
+        batch=True,
+        size=True,
+    ),
+    Raw(
+        "tv_ssdlite320_softmax_dynamo18",
+        "ssdlite320_mobilenet_v3_large",
+        18,
+        dynamo=True,
+        softmax=True,
+    ),
+    Raw(
+        "tv_ssdlite320_logits_any_dynamo21",
+        "ssdlite320_mobilenet_v3_large",
+        21,
+        dynamo=True,
+        batch=True,
+        size=True,
+    ),
 ]
 
 
@@ -94,13 +133,21 @@ def make_raw(spec: Raw) -> None:
                 axes[0] = torch.export.Dim.DYNAMIC
             if spec.size:
                 axes[2] = axes[3] = torch.export.Dim.DYNAMIC
-            graphs.append(torching.dynamo(heads, (images,), spec.opset, outputs, (axes,) if axes else None))
+            graphs.append(
+                torching.dynamo(heads, (images,), spec.opset, outputs, (axes,) if axes else None)
+            )
         else:
             names = {0: "batch"} if spec.batch else {}
             if spec.size:
                 names |= {2: "height", 3: "width"}
-            dynamic = {"images": names} | ({o: {0: "batch", 1: "anchors"} if spec.size else {0: "batch"} for o in outputs})
-            graphs.append(torching.torchscript(heads, (images,), spec.opset, outputs, dynamic if names else None))
+            dynamic = {"images": names} | (
+                {o: {0: "batch", 1: "anchors"} if spec.size else {0: "batch"} for o in outputs}
+            )
+            graphs.append(
+                torching.torchscript(
+                    heads, (images,), spec.opset, outputs, dynamic if names else None
+                )
+            )
     add(
         Pair(
             name=spec.name,
@@ -135,6 +182,7 @@ class Full:
     size: tuple[int, int] = (320, 320)
     dynamic: bool = False
     prior: float = 0.0
+    spread: float = 2.0
     scores: str = r"cls_logits|cls_score|mask_fcn_logits|head\.classification_head\.module_list"
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
@@ -146,19 +194,76 @@ FULL = [
     Full("tv_ssd300_full_ts17", "ssd300_vgg16", 17, size=(300, 300)),
     Full("tv_ssd300_full_any_ts11", "ssd300_vgg16", 11, size=(240, 340), dynamic=True),
     Full("tv_ssdlite320_full_ts17", "ssdlite320_mobilenet_v3_large", 17),
-    Full("tv_retinanet_full_ts17", "retinanet_resnet50_fpn", 17, background=None, size=(256, 320),
-         prior=-3.0, options=SMALL, note="column 0 is a class like any other: sigmoid knows no background"),
-    Full("tv_retinanet_full_any_ts11", "retinanet_resnet50_fpn", 11, background=None, size=(240, 300),
-         prior=-3.0, options=SMALL, dynamic=True),
-    Full("tv_fcos_full_ts17", "fcos_resnet50_fpn", 17, background=None, size=(256, 320), prior=-3.0, options=SMALL),
-    Full("tv_fasterrcnn_mobilenet_full_ts17", "fasterrcnn_mobilenet_v3_large_320_fpn", 17, RCNN, size=(256, 320),
-         options=SMALL, note="class-specific boxes"),
-    Full("tv_fasterrcnn_mobilenet_full_any_ts11", "fasterrcnn_mobilenet_v3_large_320_fpn", 11, RCNN,
-         size=(240, 300), options=SMALL, dynamic=True, note="class-specific boxes"),
-    Full("tv_fasterrcnn_resnet50_full_ts17", "fasterrcnn_resnet50_fpn", 17, RCNN, size=(256, 320),
-         options=SMALL, note="class-specific boxes"),
-    Full("tv_maskrcnn_resnet50_full_ts17", "maskrcnn_resnet50_fpn", 17, (*RCNN, "masks"), size=(256, 320),
-         options={**SMALL, "box_detections_per_img": 20}, note="class-specific boxes and masks"),
+    Full(
+        "tv_retinanet_full_ts17",
+        "retinanet_resnet50_fpn",
+        17,
+        background=None,
+        size=(256, 320),
+        prior=-3.0,
+        options=SMALL,
+        note="column 0 is a class like any other: sigmoid knows no background",
+    ),
+    Full(
+        "tv_retinanet_full_any_ts11",
+        "retinanet_resnet50_fpn",
+        11,
+        background=None,
+        size=(240, 300),
+        prior=-3.0,
+        options=SMALL,
+        dynamic=True,
+    ),
+    Full(
+        "tv_fcos_full_ts17",
+        "fcos_resnet50_fpn",
+        17,
+        background=None,
+        size=(256, 320),
+        prior=-3.0,
+        options=SMALL,
+    ),
+    Full(
+        "tv_fasterrcnn_mobilenet_full_ts17",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        17,
+        RCNN,
+        spread=4.0,
+        size=(256, 320),
+        options=SMALL,
+        note="class-specific boxes",
+    ),
+    Full(
+        "tv_fasterrcnn_mobilenet_full_any_ts11",
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        11,
+        RCNN,
+        spread=4.0,
+        size=(240, 300),
+        options=SMALL,
+        dynamic=True,
+        note="class-specific boxes",
+    ),
+    Full(
+        "tv_fasterrcnn_resnet50_full_ts17",
+        "fasterrcnn_resnet50_fpn",
+        17,
+        RCNN,
+        spread=4.0,
+        size=(256, 320),
+        options=SMALL,
+        note="class-specific boxes",
+    ),
+    Full(
+        "tv_maskrcnn_resnet50_full_ts17",
+        "maskrcnn_resnet50_fpn",
+        17,
+        (*RCNN, "masks"),
+        spread=4.0,
+        size=(256, 320),
+        options={**SMALL, "box_detections_per_img": 20},
+        note="class-specific boxes and masks",
+    ),
 ]
 
 
@@ -170,7 +275,7 @@ def make_full(spec: Full) -> None:
     sizes = CLASSES, len(columns)
     many, native = (build(**NO_WEIGHTS, **spec.options, num_classes=n).eval() for n in sizes)
     image = torch.rand(3, *spec.size)
-    torching.liven(many, lambda: many([image]), spec.scores, spec.prior)
+    torching.liven(many, lambda: many([image]), spec.scores, spec.prior, spec.spread)
     torching.share(many, native, columns, CLASSES, {"bbox_pred": 4})
     dynamic: dict[str, dict[int, str]] = {name: {0: "detections"} for name in spec.outputs}
     if spec.dynamic:

@@ -5,8 +5,10 @@ make_yolo.py [NAME PART ...]   makes all pairs, or those with a part in their na
 The backbones are tiny; the heads and what follows them are laid out as the real exports are.
 """
 
+# ruff: noqa: ANN401 - the tracer's graphs have no types
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -21,19 +23,92 @@ CLASSES, NATIVE = 80, len(KEEP_80)
 SIDE = 256
 STRIDES = [8, 16, 32]
 WIDTHS = [32, 64, 96]
-COCO = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
-    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
-    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
-    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,"
-    "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
-    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-).split(",")
+COCO = [
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+]
 
 
 def block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    """A convolution with its batch normalization already folded in, and SiLU."""
+    """Build a convolution with its batch normalization already folded in, and SiLU."""
     return nn.Sequential(nn.Conv2d(inside, outside, 3, stride, 1), nn.SiLU())
 
 
@@ -50,7 +125,7 @@ class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(block(3, 16, 2), block(16, 24, 2), block(24, WIDTHS[0], 2))
-        self.down = nn.ModuleList(block(a, b, 2) for a, b in zip(WIDTHS, WIDTHS[1:], strict=False))
+        self.down = nn.ModuleList(block(a, b, 2) for a, b in itertools.pairwise(WIDTHS))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images to maps."""
@@ -121,14 +196,23 @@ class X(nn.Module):
         super().__init__()
         self.backbone = Backbone()
         self.stems = nn.ModuleList(block(w, 64) for w in WIDTHS)
-        self.cls_preds = nn.ModuleList(nn.Sequential(block(64, 64), nn.Conv2d(64, classes, 1)) for _ in WIDTHS)
+        self.cls_preds = nn.ModuleList(
+            nn.Sequential(block(64, 64), nn.Conv2d(64, classes, 1)) for _ in WIDTHS
+        )
         self.reg_preds = nn.ModuleList(nn.Conv2d(64, 4, 1) for _ in WIDTHS)
         self.obj_preds = nn.ModuleList(nn.Conv2d(64, 1, 1) for _ in WIDTHS)
 
     def forward(self, images: Tensor) -> Tensor:
         """Box, objectness and class scores."""
         found = []
-        branches = zip(self.backbone(images), self.stems, self.reg_preds, self.obj_preds, self.cls_preds, strict=True)
+        branches = zip(
+            self.backbone(images),
+            self.stems,
+            self.reg_preds,
+            self.obj_preds,
+            self.cls_preds,
+            strict=True,
+        )
         for x, stem, reg, obj, cls in branches:
             y = stem(x)
             found.append(torch.cat([reg(y), obj(y).sigmoid(), cls(y).sigmoid()], 1).flatten(2))
@@ -140,12 +224,12 @@ class OnnxNms(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Something of the right shape, for the trace."""
+        """Make something of the right shape, for the trace."""
         return torch.zeros((5 + 0 * len(boxes), 3), dtype=torch.int64) + 0 * scores[0, 0, 0].long()
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any) -> Any:
-        """The node that is meant."""
+        """Write the node that is meant."""
         limit, iou, least = (
             g.op("Constant", value_t=torch.tensor([value])) for value in (20, 0.45, 0.25)
         )
@@ -174,7 +258,12 @@ class WithNms(nn.Module):
             boxes, scores = out[..., :4], out[..., 5:] * out[..., 4:5]
         boxes, scores = corners(boxes), scores.transpose(1, 2)
         batch, label, place = OnnxNms.apply(boxes, scores).unbind(1)
-        parts = [batch[:, None], boxes[batch, place], label[:, None], scores[batch, label, place][:, None]]
+        parts = [
+            batch[:, None],
+            boxes[batch, place],
+            label[:, None],
+            scores[batch, label, place][:, None],
+        ]
         return torch.cat([p.float() for p in parts], 1)
 
 
@@ -186,7 +275,7 @@ class WithOffsets(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The only image to boxes, scores and labels."""
+        """Turn the only image into boxes, scores and labels."""
         out = self.net(images)[0]
         if isinstance(self.net, V8):
             out = out.T
@@ -212,7 +301,10 @@ class EndToEnd(nn.Module):
         classes, most = self.net.classes, 100
         boxes, scores = self.net(images).transpose(1, 2).split((4, classes), 2)
         place = scores.amax(2).topk(most)[1][..., None]
-        boxes, scores = boxes.gather(1, place.repeat(1, 1, 4)), scores.gather(1, place.repeat(1, 1, classes))
+        boxes, scores = (
+            boxes.gather(1, place.repeat(1, 1, 4)),
+            scores.gather(1, place.repeat(1, 1, classes)),
+        )
         best, index = scores.flatten(1).topk(most)
         boxes = boxes.gather(1, (index // classes)[..., None].repeat(1, 1, 4))
         label = (index % classes)[..., None].float()
@@ -242,19 +334,67 @@ COLUMN = {WithNms: 5, WithOffsets: None, EndToEnd: 5}
 ROWS = ("detections",)
 PARTS = ("boxes", "scores", "labels")
 SPECS = [
-    Spec("yolov8_dense_ts12", V8, 12, note="[N, 4 + C, cells]; a hidden layer of 80 before 80 classes"),
+    Spec(
+        "yolov8_dense_ts12",
+        V8,
+        12,
+        note="[N, 4 + C, cells]; a hidden layer of 80 before 80 classes",
+    ),
     Spec("yolov8_dense_batch_ts17", V8, 17, batch=True),
     Spec("yolov8_dense_batch_dynamo18", V8, 18, dynamo=True, batch=True),
-    Spec("yolov8_nms_batch_ts12", V8, 12, WithNms, batch=True, outputs=ROWS, note="NonMaxSuppression by class"),
-    Spec("yolov8_offsets_ts17", V8, 17, WithOffsets, outputs=PARTS, note="argmax, class offsets, one NonMaxSuppression"),
-    Spec("yolov10_topk_ts13", V8, 13, EndToEnd, outputs=ROWS, note="flat top-k, index // C and index % C"),
-    Spec("yolov10_topk_batch_dynamo18", V8, 18, EndToEnd, dynamo=True, batch=True, outputs=ROWS,
-         note="flat top-k, index // C and index % C"),
+    Spec(
+        "yolov8_nms_batch_ts12",
+        V8,
+        12,
+        WithNms,
+        batch=True,
+        outputs=ROWS,
+        note="NonMaxSuppression by class",
+    ),
+    Spec(
+        "yolov8_offsets_ts17",
+        V8,
+        17,
+        WithOffsets,
+        outputs=PARTS,
+        note="argmax, class offsets, one NonMaxSuppression",
+    ),
+    Spec(
+        "yolov10_topk_ts13",
+        V8,
+        13,
+        EndToEnd,
+        outputs=ROWS,
+        note="flat top-k, index // C and index % C",
+    ),
+    Spec(
+        "yolov10_topk_batch_dynamo18",
+        V8,
+        18,
+        EndToEnd,
+        dynamo=True,
+        batch=True,
+        outputs=ROWS,
+        note="flat top-k, index // C and index % C",
+    ),
     Spec("yolov5_dense_ts12", V5, 12, note="[N, boxes, 5 + C], 3 * (5 + C) channels a level"),
     Spec("yolov5_dense_batch_dynamo18", V5, 18, dynamo=True, batch=True),
     Spec("yolov5_nms_ts11", V5, 11, WithNms, outputs=ROWS, note="scores are class * objectness"),
-    Spec("yolov5_offsets_ts16", V5, 16, WithOffsets, outputs=PARTS, note="argmax, class offsets, one NonMaxSuppression"),
-    Spec("yolox_dense_batch_ts11", X, 11, batch=True, note="box | objectness | classes from three branches"),
+    Spec(
+        "yolov5_offsets_ts16",
+        V5,
+        16,
+        WithOffsets,
+        outputs=PARTS,
+        note="argmax, class offsets, one NonMaxSuppression",
+    ),
+    Spec(
+        "yolox_dense_batch_ts11",
+        X,
+        11,
+        batch=True,
+        note="box | objectness | classes from three branches",
+    ),
 ]
 
 
@@ -304,7 +444,9 @@ def make(spec: Spec) -> None:
         keep=KEEP_80,
         inputs=[{"name": "images", "shape": list(images.shape), "dtype": "float32"}],
         scores=[SCORES[spec.net]] if spec.wrap is None else [],
-        labels={"output": len(spec.outputs) - 1, "column": COLUMN[spec.wrap]} if spec.wrap else None,
+        labels={"output": len(spec.outputs) - 1, "column": COLUMN[spec.wrap]}
+        if spec.wrap
+        else None,
         args=[],
         note=spec.note,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -14,6 +13,9 @@ import skeleton
 from google.protobuf.message import Message
 from onnx import ModelProto
 from skeleton import HERE, Array, Pair, Scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ORIGIN = [3, 8, 1, 2, 10, 4, 6]
 """Columns with the background at 0: car, truck, person, bicycle, traffic light, motorcycle, bus."""
@@ -42,7 +44,9 @@ def add(pair: Pair, many: ModelProto, native: ModelProto) -> None:
         path = HERE / f"{pair['name']}.{kind}.onnx.gz"
         skeleton.save(graph, path)
         size = path.stat().st_size
-        print(f"   {kind}: {len(graph.graph.node)} nodes, {size / 1000:.0f} kB", "BIG" * (size > BIG))
+        print(
+            f"   {kind}: {len(graph.graph.node)} nodes, {size / 1000:.0f} kB", "BIG" * (size > BIG)
+        )
     check(pair)
     listed = [p for p in skeleton.pairs() if p["name"] != pair["name"]] if LIST.exists() else []
     listed = sorted([*listed, pair], key=lambda p: p["name"])
@@ -70,12 +74,14 @@ def check(pair: Pair) -> None:
         if (column := pair["labels"]["column"]) is not None:
             labels = labels[..., column]
         found, count = np.unique(labels, return_counts=True)
-        print(f"   {kind}: {count.sum()} rows of {len(found)} classes, at most {count.max()} of one")
+        print(
+            f"   {kind}: {count.sum()} rows of {len(found)} classes, at most {count.max()} of one"
+        )
         assert len(found) > 1, "only one class is found"
 
 
 def select(array: Array, pair: Pair, scores: Scores) -> Array:
-    """The part of a dense output that the native graph gives."""
+    """Take the part of a dense output that the native graph gives."""
     axis, first, anchors = scores["axis"], scores["first"], scores["anchors"] or 1
     columns = list(pair["keep"])
     if pair["background"] is not None:

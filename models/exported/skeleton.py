@@ -23,15 +23,17 @@ import hashlib
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 Array = npt.NDArray[Any]
 
@@ -122,13 +124,16 @@ class Noise:
     def like(cls, array: Array) -> Noise:
         """Noise with the figures of ``array``; equal arrays get equal noise."""
         wide = array.astype(np.float64)
-        figures = (float(f"{x:.6g}") for x in (wide.mean(), wide.std(), wide.min(), wide.max()))
+        mean, std, low, high = (
+            float(f"{x:.6g}") for x in (wide.mean(), wide.std(), wide.min(), wide.max())
+        )
         rows = wide.reshape(len(wide), -1)
         centred = bool(np.abs(rows.mean(1)).max() < 1e-6 * rows.std()) and array.ndim > 1
-        return cls(int(_digest(array)[:12], 16), list(array.shape), *figures, centred)
+        seed = int(_digest(array)[:12], 16)
+        return cls(seed, list(array.shape), mean, std, low, high, centred)
 
     def make(self, dtype: npt.DTypeLike) -> Array:
-        """The noise itself, the same on every machine."""
+        """Draw it, the same on every machine."""
         noise = np.random.default_rng(self.seed).standard_normal(self.shape, dtype=np.float32)
         if self.centred:
             noise -= noise.mean(tuple(range(1, noise.ndim)), keepdims=True)
@@ -144,7 +149,7 @@ def pairs() -> list[Pair]:
 
 
 def load_pair(name: str) -> tuple[ModelProto, ModelProto]:
-    """The two graphs of the pair ``name`` with weights: of many classes, and native."""
+    """Read both graphs of a pair, with weights: of many classes, and native."""
     return load(HERE / f"{name}.many.onnx.gz"), load(HERE / f"{name}.native.onnx.gz")
 
 
@@ -229,7 +234,7 @@ def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
 
 
 def _source(array: Array, drawn: dict[str, Array]) -> tuple[Array, Selection] | None:
-    """The array in ``drawn`` of which ``array`` is a selection along one axis."""
+    """Find the array in ``drawn`` of which ``array`` is a selection along one axis."""
     for original in drawn.values():
         if original.ndim != array.ndim or original.dtype != array.dtype:
             continue
@@ -247,7 +252,7 @@ def _rows(array: Array, axis: int) -> list[bytes]:
     return [row.tobytes() for row in np.moveaxis(array, axis, 0)]
 
 
-def _blank(tensor: TensorProto, note: dict[str, object]) -> None:
+def _blank(tensor: TensorProto, note: Mapping[str, object]) -> None:
     for field in ("raw_data", "float_data", "double_data", "int32_data", "int64_data"):
         tensor.ClearField(field)
     tensor.doc_string = json.dumps(note, separators=(",", ":"))
@@ -257,7 +262,7 @@ def _pack(tensor: TensorProto, array: Array) -> bool:
     """Compress a regular tensor: column by column, byte plane by byte plane."""
     columns = array.reshape(-1, array.shape[-1]).T if array.ndim > 1 else array
     planes = np.ascontiguousarray(columns).reshape(-1).view(np.uint8)
-    if len(zlib.compress(planes[:SAMPLE], 1)) > min(SAMPLE, planes.size) * SAMPLE_REGULAR:
+    if len(zlib.compress(planes[:SAMPLE].tobytes(), 1)) > min(SAMPLE, planes.size) * SAMPLE_REGULAR:
         return False  # a quick look spares the slow compression of millions of weights
     data = lzma.compress(planes.reshape(-1, array.itemsize).T.tobytes(), preset=9)
     if len(data) > REGULAR * array.nbytes:
@@ -272,7 +277,7 @@ def _unpack(tensor: TensorProto, dtype: np.dtype[Any]) -> Array:
     shape = list(tensor.dims)
     planes = np.frombuffer(lzma.decompress(tensor.raw_data), np.uint8)
     flat = np.ascontiguousarray(planes.reshape(dtype.itemsize, -1).T).reshape(-1).view(dtype)
-    if len(shape) < 2:  # noqa: PLR2004 - a vector has no columns
+    if len(shape) < 2:
         return flat.reshape(shape)
     return flat.reshape(shape[-1], -1).T.reshape(shape)
 

@@ -4,14 +4,15 @@ Import it before torchvision: there is no build of torchvision for the CPU alone
 and nothing here needs its compiled operators beyond two that are traced, so plain ones stand in.
 """
 
+# ruff: noqa: E402 - torchvision can be imported once the operators are declared
+# ruff: noqa: SLF001, PLR0913, PLR0917 - as much as torchvision hides and the exporter asks for
 from __future__ import annotations
 
 import io
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -24,14 +25,19 @@ LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 for schema in (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
-    "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
+    (
+        "roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+        "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor"
+    ),
 ):
     LIBRARY.define(schema)
 
-import torchvision  # noqa: E402
-from torchvision.ops import boxes as box_ops  # noqa: E402
-from torchvision.ops._register_onnx_ops import _register_custom_op  # noqa: E402
+import torchvision
+from torchvision.ops import boxes as box_ops
+from torchvision.ops._register_onnx_ops import _register_custom_op
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 roi_ops = sys.modules["torchvision.ops.roi_align"]  # its parent holds a function of the same name
 VERSIONS = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__}"
@@ -47,34 +53,44 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return torch.stack(kept) if kept else order
 
 
-def _pass() -> None:  # compiled by torch.jit, so no lambda
+def _has_ops() -> bool:  # compiled by torch.jit, so no lambda
+    return True
+
+
+def _assert_has_ops() -> None:
     return
 
 
 LIBRARY.impl("nms", _nms, "CPU")
-LIBRARY.impl("roi_align", roi_ops._roi_align.__wrapped__, "CPU")  # noqa: SLF001
+LIBRARY.impl("roi_align", roi_ops._roi_align.__wrapped__, "CPU")
 for module in (box_ops, roi_ops):
-    vars(module)["_assert_has_ops"] = _pass
+    vars(module).update(_has_ops=_has_ops, _assert_has_ops=_assert_has_ops)
 _register_custom_op()
 
 
-def liven(model: nn.Module, run: Callable[[], object], scores: str, prior: float = 0.0) -> None:
+def liven(
+    model: nn.Module,
+    run: Callable[[], object],
+    scores: str,
+    prior: float = 0.0,
+    spread: float = 2.0,
+) -> None:
     """Random weights that do not die out: every layer's outputs get a spread of one.
 
     Every filter sums to zero. Otherwise what is common to all places grows from layer to layer,
     and a deep random network ends with the same scores everywhere.
 
-    The layers that ``scores`` matches are the classifiers: theirs spread by two around ``prior``, and
-    every class has a bias of its own, so that a bias taken from the wrong class shows.
+    The layers that ``scores`` matches are the classifiers: theirs spread by ``spread`` around
+    ``prior``, and every class has a bias of its own, so that a bias taken from the wrong class shows.
     """
 
     def scale(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
-        def hook(layer: Any, _: object, out: Tensor) -> Tensor:  # noqa: ANN401
+        def hook(layer: nn.Conv2d, _: object, out: Tensor) -> Tensor:
             if id(layer) in seen:
                 return out
             seen.add(id(layer))
             is_score = re.search(scores, name)
-            factor = (2.0 if is_score else 1.0) / out.std().clamp_min(1e-6)
+            factor = (spread if is_score else 1.0) / out.std().clamp_min(1e-6)
             layer.weight.data *= factor
             out = out * factor
             if is_score and layer.bias is not None:
