@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import onnx_headcut as hc
+from onnx_headcut.commands.check import check
 from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
 
@@ -216,6 +217,9 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     return Answer(
         document, lambda to: tables.show_verdict(to, verdict), verdict.exit_code, json
     )
+
+
+app.command()(check)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001  (Typer calls it so)

@@ -1,0 +1,122 @@
+"""Policies: which rules are tested, with which parameters; a TOML file with a table for each rule.
+
+What a policy does not mention is as without one. Unknown rules, keys and wrong types are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_headcut.check.catalogue import RULES, Parameter, Rule
+from onnx_headcut.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx_headcut.report.results import Severity
+
+_LEVELS = ("error", "warning", "note", "off")
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20,
+          "gib": 2**30}  # fmt: skip
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_MODEL = (
+    Parameter("labels", "text", "class names: a preset or a file, as --labels takes them"),
+    Parameter("background", "text", "the background's column, as --background takes it"),
+    Parameter("heads", "names", "nodes that make class scores, as --head takes them"),
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A rule that is tested, how bad a breach is, and its parameters by name."""
+
+    rule: Rule
+    severity: Severity
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules that are tested, and how models are read; ``folder`` is where paths start."""
+
+    chosen: tuple[Chosen, ...]
+    model: dict[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+
+def read(path: Path | None) -> Policy:
+    """Read a policy, or give the default one; raises InputError with the nearest right words."""
+    if path is None:
+        return parse({}, Path(), "the default policy")
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
+    return parse(data, path.parent, str(path))
+
+
+def parse(data: dict[str, Any], folder: Path, name: str) -> Policy:
+    """Check a policy's tables and fill in what they leave open."""
+    _known(data, [*RULES, "model"], name, "rule")
+    for key, table in data.items():
+        if not isinstance(table, dict):
+            raise InputError(f"{name}: {key} is no table", advice=f"Write [{key}] above its keys.")
+    model = _values(data.get("model", {}), _MODEL, f"{name}, [model]")
+    chosen = [c for rule in RULES.values() if (c := _choose(rule, data.get(rule.id), name))]
+    return Policy(tuple(chosen), {k: v for k, v in model.items() if v is not None}, folder)
+
+
+def _choose(rule: Rule, table: dict[str, Any] | None, name: str) -> Chosen | None:
+    where = f"{name}, [{rule.id}]"
+    if table is None:
+        defaults = {p.name: p.default for p in rule.parameters}
+        return Chosen(rule, rule.severity, defaults) if rule.always else None
+    level = table.get("severity", rule.severity)
+    if level not in _LEVELS:
+        raise InputError(f"{where}: severity {level!r}", advice=f"Say {', '.join(_LEVELS)}.")
+    rest = {key: value for key, value in table.items() if key != "severity"}
+    values = _values(rest, rule.parameters, where)
+    return None if level == "off" else Chosen(rule, level, values)
+
+
+def _values(table: dict[str, Any], parameters: tuple[Parameter, ...], where: str) -> dict[str, Any]:
+    _known(table, [*(p.name for p in parameters), "severity"], where, "key")
+    return {
+        p.name: _value(p, table[p.name], where) if p.name in table else p.default
+        for p in parameters
+    }
+
+
+def _value(parameter: Parameter, value: object, where: str) -> object:
+    kind, fits = parameter.kind, False
+    if kind == "names":
+        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    elif kind == "flag":
+        fits = isinstance(value, bool)
+    elif kind == "text":
+        fits = isinstance(value, str)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        fits = value >= 0
+    elif kind == "size" and isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match and match[2].lower() in _UNITS:
+            return int(float(match[1]) * _UNITS[match[2].lower()])
+    if not fits:
+        need = {"names": "a list of strings", "flag": "true or false", "text": "a string",
+                "count": "a whole number", "size": 'bytes, or such as "5 MB"'}[kind]  # fmt: skip
+        raise InputError(f"{where}: {parameter.name} is {value!r}", advice=f"It has to be {need}.")
+    return value
+
+
+def _known(table: dict[str, Any], names: list[str], where: str, what: str) -> None:
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 3, 0.5) or names
+            raise InputError(
+                f"{where}: there is no {what} {key!r}", advice=f"Is it {' or '.join(near)}?"
+            )

@@ -1,0 +1,1 @@
+"""Reports: the same results as JUnit, SARIF, GitHub annotations, and a page for people."""
