@@ -24,6 +24,7 @@ import tf2onnx
 from make_keras import VERSIONS, declare_counters, step_of
 from making import KEEP_91, add
 from skeleton import Pair
+import itertools
 
 CLASSES, NATIVE = 91, 1 + len(KEEP_91)
 SIDE, ANCHORS, MOST = 128, 6, 100
@@ -36,7 +37,7 @@ def weights(classes: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     columns = [0, *KEEP_91] if classes == NATIVE else list(range(CLASSES))
     drawn = {}
-    for k, (inside, outside) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for k, (inside, outside) in enumerate(itertools.pairwise(WIDTHS)):
         kernel = rng.normal(0, (2 / 9 / inside) ** 0.5, (3, 3, inside, outside))
         drawn[f"conv{k}"] = kernel - kernel.mean((0, 1, 2))
     for k, width in enumerate(WIDTHS[-2:]):
@@ -45,7 +46,7 @@ def weights(classes: int) -> dict[str, Any]:
         drawn[f"class{k}"] = kernel[..., columns].reshape(3, 3, width, -1)
         drawn[f"bias{k}"] = rng.normal(-2, 0.5, (ANCHORS, CLASSES))[:, columns].reshape(-1)
         drawn[f"box{k}"] = rng.normal(0, 0.3 * (2 / 9 / width) ** 0.5, (3, 3, width, ANCHORS * 4))
-    return {name: tf.constant(value, tf.float32, name=name) for name, value in drawn.items()}
+    return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 
 def anchors() -> Any:
@@ -58,7 +59,7 @@ def anchors() -> Any:
             half = size * ratio**0.5 / 2, size / ratio**0.5 / 2
             found.append(np.stack([y - half[0], x - half[1], y + half[0], x + half[1]], -1))
     levels = [np.stack(found[:ANCHORS], 2), np.stack(found[ANCHORS:], 2)]
-    return tf.constant(np.concatenate([a.reshape(-1, 4) for a in levels]), tf.float32)
+    return np.concatenate([a.reshape(-1, 4) for a in levels]).astype(np.float32)
 
 
 def detector(classes: int) -> Any:

@@ -81,7 +81,7 @@ def liven(
     and a deep random network ends with the same scores everywhere.
 
     The layers that ``scores`` matches are the classifiers: theirs spread by ``spread`` around
-    ``prior``, and every class has a bias of its own, so that a bias taken from the wrong class shows.
+    ``prior``, and every class has its own bias, so that one taken from the wrong class shows.
     """
 
     def scale(name: str) -> Callable[[nn.Module, object, Tensor], Tensor]:
