@@ -16,8 +16,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_headcut import edits as ed
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.model import captures, subgraphs_of, to_array
+from onnx_headcut.provenance import WEIGHTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,7 +105,13 @@ class _Writer:
         tensor = stored_tensor([graph, self.proto.graph], name)
         if tensor is None:  # pragma: no cover  the plan selects stored tensors only
             raise GraphRefused(f"{name!r} is not stored", node=node.name, op=node.op_type)
-        value = to_array(tensor, self.folder).take(edit.take, edit.axis)
+        stored = to_array(tensor, self.folder)
+        if node.op_type in WEIGHTED and not _is_finite(stored):
+            raise InputError(
+                f"weight {name!r} of {node.op_type} node {node.name!r} holds NaN or infinity",
+                advice="no cut can mend that: export the model again from a sound checkpoint",
+            )
+        value = stored.take(edit.take, edit.axis)
         node.input[edit.input] = self._constant(name, value, like=tensor)
 
     def _gather(self, edit: ed.GatherInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -298,3 +305,7 @@ def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
     for i in reversed(range(len(graph.quantization_annotation))):
         if graph.quantization_annotation[i].tensor_name in dropped:
             del graph.quantization_annotation[i]
+
+
+def _is_finite(value: Array) -> bool:
+    return not np.issubdtype(value.dtype, np.floating) or bool(np.isfinite(value).all())

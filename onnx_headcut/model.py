@@ -105,10 +105,10 @@ def _check_external_data(source: Source) -> None:
                 f"tensor {tensor.name!r} is stored in {info.location!r}, outside the protobuf",
                 advice="give the path of the model's file instead of the ModelProto",
             )
-        where = Path(os.path.normpath(source.folder / info.location))
-        inside = not Path(info.location).is_absolute() and where.is_relative_to(
-            os.path.normpath(source.folder)
-        )
+        # absolute: "../x" lies below "." as far as the words go
+        folder = Path(os.path.normpath(source.folder.absolute()))
+        where = Path(os.path.normpath(folder / info.location))
+        inside = not Path(info.location).is_absolute() and where.is_relative_to(folder)
         if not inside:
             raise InputError(
                 f"tensor {tensor.name!r} points to external data outside the model's folder: "
