@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.provenance import Flow
 from onnx_headcut.pull import pull
@@ -149,13 +149,10 @@ def groups_of(flow: Flow, value: str) -> list[Group]:
     Where anchors have an axis of their own, it looks like one of classes: a softmax tells them
     apart, else the runs of both are given.
     """
-    origin = flow.origins[value]
-    rank = origin.numbers.ndim
-    softmaxed = {int(s.split(":")[1]) + rank for h in origin.histories()
-                 for s in flow.histories[h] if ":" in s}  # fmt: skip
     axes = class_axes(flow, value)
-    return [g for a in axes if a in softmaxed or not softmaxed & {*axes}
-            for g in _runs(flow, value, a)]  # fmt: skip
+    if len(axes) > 1:
+        axes = [a for a in axes if flow.is_softmax_axis(value, a)] or axes
+    return [g for a in axes for g in _runs(flow, value, a)]
 
 
 def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
@@ -245,7 +242,7 @@ class _Choice:
     def _one_size(self, kind: str, groups: list[Group]) -> list[Group]:
         """Levels of one detector have one size; four columns more are boxes."""
         if kind != "softmax" and len({self.full(g) for g in groups}) > 1:
-            groups = [g for g in groups if self.full(g) != 4] or groups
+            groups = [g for g in groups if not self._is_part_of_boxes(g)] or groups
         if len({self.full(g) for g in groups}) > 1:
             self._refuse(groups)
         return groups
@@ -253,14 +250,14 @@ class _Choice:
     def _checked(self, kind: str, chosen: list[Group], *, named: bool) -> list[Group]:
         """Refuse where these columns could as well be something else."""
         if len({self.full(g) for g in chosen}) > 1 or any(
-            a.shape == b.shape and not self._joined(a, b) for a, b in combinations(chosen, 2)
+            self._alike(a, b) for a, b in combinations(chosen, 2)
         ):
             self._refuse(chosen)
         size = self.full(chosen[0])
         rest = [g for g in self.groups if g not in chosen]
-        shapes = {g.shape for g in chosen}
         forgotten = [g for g in rest if g.kind == kind and self.full(g) == size
-                     and g.shape not in shapes and (size != 4 or kind == "softmax")]  # fmt: skip
+                     and (size != 4 or kind == "softmax")
+                     and not any(self._alike(g, c) for c in chosen)]  # fmt: skip
         if forgotten:
             self._refuse([*chosen, *forgotten])
         if kind == "softmax" or self.heads:
@@ -278,16 +275,26 @@ class _Choice:
                 self._refuse([group, *beside])
         return chosen
 
-    @staticmethod
-    def _joined(a: Group, b: Group) -> bool:
-        return a.value == b.value
+    def _alike(self, a: Group, b: Group) -> bool:
+        """Whether they stand for the same places: two purposes, not two levels."""
+        leaves = self.flow.leaves
+        grids = [{(*s[: x.axis], *s[x.axis + 1 :]) for x in (leaves[k] for k in g.leaves)
+                  for s in (x.shape,)} for g in (a, b)]  # fmt: skip
+        return a.shape == b.shape and grids[0] == grids[1] and not a.leaves & b.leaves
 
     @staticmethod
     def _may_hold_objectness(group: Group, rest: list[Group]) -> bool:
-        """Whether one layer makes these columns and boxes, so that objectness may be among them."""
-        return "Mul" not in group.history and any(
-            g.size <= 4 and g.leaves & group.leaves for g in rest
-        )
+        """Whether these columns follow those of a box in a layer, where YOLO has its objectness."""
+        boxes = {c for g in rest if g.size <= 4 for c in g.channels}
+        first = [c for c in group.channels if c - 1 in boxes]
+        return "Mul" not in group.history and len(first) * group.size >= len(group.channels)
+
+    def _is_part_of_boxes(self, group: Group) -> bool:
+        """Whether it is four columns, or two of them beside the other two that were decoded."""
+        return self.full(group) == 4 or (group.size == 2 and any(
+            g.value == group.value and g.kind == "other" and g.size == 2
+            and g.leaves == group.leaves for g in self.groups
+        ))  # fmt: skip
 
     def _without_objectness(self, kind: str, group: Group, rest: list[Group]) -> Group:
         """YOLO's columns as they are named: without the objectness before them."""
@@ -347,7 +354,7 @@ def _named(flow: Flow, heads: Sequence[str]) -> frozenset[int]:
                 if name in (flow.scope.graph.node[leaf.node].name, leaf.value)]  # fmt: skip
         if not hits:
             names = [_name(flow, k) for k in range(len(flow.leaves))]
-            raise GraphRefused(
+            raise UsageError(
                 f"--head {name}: no such layer leads to outputs",
                 advice=f"candidates are {', '.join(names)}",
             )

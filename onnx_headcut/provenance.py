@@ -110,6 +110,8 @@ class Flow:
     leaves: list[Leaf] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
     histories: list[tuple[str, ...]] = field(default_factory=lambda: [()])
+    softmaxes: list[tuple[Array, int]] = field(default_factory=list)
+    """What went over which axis into each softmax over channels; histories say its number."""
     bits: int = 0
     _known: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -235,7 +237,8 @@ class Flow:
             default = -1 if self.interpreter.opsets[""] >= 13 else 1
             axis = attributes(node).get("axis", default) % origin.numbers.ndim
             if self.is_channel_axis(origin.numbers, axis):
-                step = f"{step}:{axis - origin.numbers.ndim}"
+                step = f"{step}:{len(self.softmaxes)}"
+                self.softmaxes.append((origin.numbers, axis))
         return Origin(origin.numbers, self._advance(origin, step))
 
     def _combine(self, node: onnx.NodeProto) -> Origin | None:
@@ -310,6 +313,22 @@ class Flow:
         lines = np.moveaxis(numbers, axis, -1)
         one = lines[(0,) * (lines.ndim - 1)]  # mostly enough to see that the place changes
         return self._within_places(one) is not False and self._within_places(lines) is True
+
+    def is_softmax_axis(self, value: str, axis: int) -> bool:
+        """Whether a softmax went over what now lies along ``axis``, wherever it lay then."""
+        origin = self.origins[value]
+        numbers = np.moveaxis(origin.numbers, axis, 0)
+        both = np.flatnonzero(((numbers[0] >= 0) & (numbers[1] >= 0)).ravel())
+        if not both.size:
+            return False
+        one, next_one = (numbers[k].ravel()[both[0]] for k in (0, 1))
+        passed = {int(s.split(":")[1]) for h in origin.histories()
+                  for s in self.histories[h] if ":" in s}  # fmt: skip
+        for before, over in (self.softmaxes[k] for k in passed):
+            lines = np.moveaxis(before, over, 0)
+            if ((lines == one).any(axis=0) & (lines == next_one).any(axis=0)).any():
+                return True
+        return False
 
     def _within_places(self, lines: Array) -> bool | None:
         """Return False where the place changes along lines, True where the channel does, or None."""

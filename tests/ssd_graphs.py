@@ -300,17 +300,16 @@ class _Generator:
     def told(self) -> tuple[dict[str, Any], bool]:
         """What a person would say: the background, and heads or names where the graph hides them."""
         told: dict[str, Any] = {"background": self.background}
-        # sigmoid over boxes and scores at once, or nothing to tell them apart
-        unclear = self.activation == "raw" and (
-            self.count == 4 or self.style == "one conv" or self.columns_on_channels
+        # four scores look like a box, a layer for everything may hold objectness, and a dense
+        # layer has classes and anchors alike on an axis each
+        unclear = self.activation != "softmax" and (
+            self.count == 4 or self.style in {"one conv", "gemm"}
         )
-        unclear = unclear or self.objectness or self.columns_on_channels
         if self.draw.random() < (0.8 if unclear else 0.2):
             if self.draw.random() < 0.5 and self.style != "one conv":
                 told["heads"] = list(self.head_nodes)
             else:
                 told["labels"] = self.names()
-                unclear = unclear and (self.count == 4 or self.objectness)
         return told, unclear
 
     def names(self) -> list[str]:
@@ -566,8 +565,6 @@ class _Generator:
         return str(g.add("Reshape", value, self.shared_target[key]))
 
     # -------------------------------------------------------------------------- behind
-
-    columns_on_channels = False
 
     def outputs(
         self, scores: list[_Part], boxes: list[_Part], objectness: list[str | None]
