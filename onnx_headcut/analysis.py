@@ -22,7 +22,7 @@ from onnx_headcut.labels import Whole
 from onnx_headcut.model import Index, Source, captures, subgraphs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 EXAMPLE_BATCH = 2
 """A dynamic batch is traced as two pictures, so that batch and class axes are never confused."""
+
+EXAMPLE_ROWS = 7
+"""Rows that an op is taken to find in the picture (NonZero, NonMaxSuppression)."""
+
+OTHER_ROWS = 11
+"""And in another picture: extents that are the same for both do not depend on what is found."""
+
+FINDING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique", "If", "Loop"})
+"""Ops with as many rows as they find; for the others, unknown extents follow from these."""
 
 EXAMPLE_SIZES = (320, 416, 640, 512, 300, 224)
 
@@ -47,6 +56,9 @@ class Scope:
     marks: dict[str, Mark] = field(default_factory=dict)
     children: dict[tuple[int, int], Scope] = field(default_factory=dict)
     """Bodies of If, Loop and Scan, by node number and number of the body."""
+    otherwise: Callable[[], Scope] | None = None
+    """Of the main graph: makes the same scope for other example extents."""
+    _twin: Scope | None = None
 
     def __post_init__(self) -> None:
         self.index = Index(self.graph)
@@ -86,6 +98,25 @@ class Scope:
         if self.parent is None or name in self.facts:
             return None
         return self.parent.home(name)
+
+    def exact(self, name: str) -> Fact:
+        """What is known of ``name`` in the original whatever the batch, the size and the picture."""
+        fact, other = self.old(name), self.twin.old(name)
+        if fact.shape is None or other.shape is None or len(fact.shape) != len(other.shape):
+            return Fact(None, fact.elem_type)
+        shape = tuple(a if a == b else None for a, b in zip(fact.shape, other.shape, strict=True))
+        return Fact(shape, fact.elem_type)
+
+    @property
+    def twin(self) -> Scope:
+        """This scope for another batch, size and picture."""
+        if self._twin is None:
+            if self.parent is not None:
+                i, k = self.place[-2:]
+                self._twin = self.parent.twin.children[i, k]
+            else:
+                self._twin = self.otherwise() if self.otherwise is not None else self
+        return self._twin
 
     def forget(self) -> None:
         """Forget marks and facts of an earlier trace, in bodies too."""
@@ -156,7 +187,29 @@ def analyse(source: Source, shapes: Mapping[str, Sequence[int]] | None = None) -
             break
     if best is None:  # pragma: no cover  _bindings yields at least once
         raise UsageError("the model's inputs have no usable shape")
-    return best
+    chosen = best
+    chosen.main.otherwise = lambda: _otherwise(chosen, fewest)
+    return chosen
+
+
+def _otherwise(analysis: Analysis, unknown: int) -> Scope:
+    """Facts for other extents of whatever is dynamic; as many of them as the graph can take."""
+    graph = analysis.source.proto.graph
+    declared = {v.name: of_type(v.type).shape for v in graph.input}
+    found = analysis.main
+    for batch, scale in ((1, 2), (1, 1), (0, 1)):
+        bound = {}
+        for name, shape in analysis.shapes.items():
+            free = declared[name] or (None,) * len(shape)
+            bound[name] = tuple(
+                d if f is not None else d + batch if k == 0 else d * scale
+                for k, (d, f) in enumerate(zip(shape, free, strict=True))
+            )
+        scope = Scope(graph)
+        if infer_all(scope, analysis.interpreter, bound, rows=OTHER_ROWS) <= unknown:
+            return scope
+        found = scope
+    return found
 
 
 def _bindings(
@@ -208,6 +261,7 @@ def infer_all(
     bound: Mapping[str, tuple[int, ...]],
     *,
     keep_inputs: bool = False,
+    rows: int = EXAMPLE_ROWS,
 ) -> int:
     """Fill ``scope.facts``; returns how many values with a known rank lack a known extent."""
     graph = scope.graph
@@ -220,30 +274,34 @@ def infer_all(
     unknown = 0
     for i, node in enumerate(graph.node):
         if any(a.g.node or a.g.output for a in node.attribute):
-            facts = _infer_bodies(scope, interpreter, i, node)
+            facts = _infer_bodies(scope, interpreter, i, node, rows)
         else:
             facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
         for name, fact in zip(node.output, facts, strict=False):
             if name:
-                scope.facts[name] = _merge(fact, declared.get(name))
+                found = _merge(fact, declared.get(name))
+                if node.op_type in FINDING and found.shape is not None:
+                    shape = tuple(rows if d is None else d for d in found.shape)
+                    found = Fact(shape, found.elem_type, found.value)
+                scope.facts[name] = found
                 unknown += scope.facts[name].static is None
     return unknown
 
 
 def _infer_bodies(
-    scope: Scope, interpreter: Interpreter, i: int, node: onnx.NodeProto
+    scope: Scope, interpreter: Interpreter, i: int, node: onnx.NodeProto, rows: int
 ) -> list[Fact]:
     """Outputs of If: what both bodies agree on; of Loop: carried values, then stacked scans."""
     graphs = [g for a in node.attribute for g in subgraphs_of(a)]
     results = []
     for k, graph in enumerate(graphs):
         body = scope.children.setdefault((i, k), Scope(graph, scope, (*scope.place, i, k)))
-        infer_all(body, interpreter, {})
+        infer_all(body, interpreter, {}, rows=rows)
         if node.op_type == "Loop":
             for inner, outer in zip(graph.input[2:], node.input[2:], strict=False):
                 fact = scope.old(outer)
                 body.facts[inner.name] = Fact(fact.shape, fact.elem_type)
-            infer_all(body, interpreter, {}, keep_inputs=True)
+            infer_all(body, interpreter, {}, keep_inputs=True, rows=rows)
         results.append([body.old(o.name) for o in graph.output])
     if node.op_type == "If":
         return [merged(pair) for pair in zip(*results, strict=True)]

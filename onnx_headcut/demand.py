@@ -45,7 +45,29 @@ def select(
         inner = _select_through(trace, scope, maker, axis, take)
         if inner is not None:
             return inner
-    return [ed.GatherInput(place, slot, axis, take)]
+    copies = _fewer_copies(trace, scope, name, axis, take)
+    return [ed.GatherInput(place, slot, axis, take)] if copies is None else copies
+
+
+def _fewer_copies(
+    trace: Trace, scope: Scope, name: str, axis: int, take: Ints
+) -> list[ed.Edit] | None:
+    """Along an axis of equal copies (Tile, Expand), any selection is a number of copies."""
+    maker = scope.index.producer.get(name)
+    if maker is None or len(scope.index.consumers[name]) != 1:
+        return None
+    node = scope.graph.node[maker]
+    data, counts = scope.old(node.input[0]).shape, None
+    if node.op_type in {"Tile", "Expand"} and len(node.input) == 2:
+        counts = scope.new(node.input[1]).value
+    rank = len(scope.old(name).shape or ())
+    if counts is None or data is None or len(data) != rank or len(counts) != rank or data[axis] != 1:
+        return None
+    wanted = counts.copy()
+    wanted[axis] = len(take)
+    edits = patch(trace, scope, maker, 1, wanted)
+    _collect(trace, scope, maker, edits)
+    return edits
 
 
 def _select_through(

@@ -73,6 +73,16 @@ class View:
         shape = self.old[i].shape
         return len(shape) if shape is not None else len(self.shape(i))
 
+    def exact(self, i: int, axis: int) -> int | None:
+        """The extent of an input's axis where it is the same for every picture and batch."""
+        shape = self.scope.exact(self.node.input[i]).shape
+        return None if shape is None else shape[axis]
+
+    def varies(self, i: int, axis: int) -> bool:
+        """Whether an input's extent is known to change with the batch, the size or the picture."""
+        shape = self.scope.exact(self.node.input[i]).shape
+        return shape is not None and shape[axis] is None
+
     def labelled(self) -> list[int]:
         """Indices of inputs with `Labels`."""
         return [i for i, m in enumerate(self.marks) if isinstance(m, Labels)]

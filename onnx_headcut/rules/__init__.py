@@ -24,9 +24,9 @@ from onnx_headcut.rules import (
     control,
     detections,
     elementwise,
-    heads,
     indexing,
     movement,
+    quantized,
     scores,
     values,
 )
@@ -57,14 +57,22 @@ APART = frozenset(
 def outcome(view: View, head: Labels | None) -> Outcome:
     """Marks and edits for one node that a mark reaches, or that is a head itself."""
     if head is not None:
-        return heads.cut_head(view, head)
+        return quantized.cut_head(view, head)
     if view.op in control.OPS:
         return control.control(view)
+    shown = quantized.shown(view)
+    if isinstance(shown, quantized.PlainView):
+        return shown.own(told(shown))
+    return told(view)
+
+
+def told(view: View) -> Outcome:
+    """What the rules say of a node, in its plain form where it has one."""
     marks = [m for m in view.marks if m is not None]
     if any(isinstance(m, Labels) for m in marks):
         found = RULES.get(view.op) if view.node.domain in STANDARD_DOMAINS else None
         if found is None:
-            view.refuse(f"no rule says what {view.op} does to classes")
+            view.refuse(f"no rule says what {view.op} does to classes", control.advice(view))
             raise AssertionError  # pragma: no cover  refuse() does not return
         return found(view)
     if any(isinstance(m, Lookup | Columns) for m in marks):
@@ -83,7 +91,7 @@ def rows(view: View) -> Outcome:
             view.refuse(f"its input {name!r} belongs to class {mark.cls}, which goes, and is mixed "
                         "with others here in a way that cannot be undone")  # fmt: skip
     apart = any(isinstance(m, Rows) and m.apart for m in view.marks)
-    if apart and view.op == "NonMaxSuppression":
+    if apart and view.op in {"NonMaxSuppression", "Shape", "Size"}:
         apart = False
     elif apart and view.op not in APART:
         view.refuse("values that class numbers were added to reach it; only NonMaxSuppression may "

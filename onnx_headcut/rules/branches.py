@@ -73,7 +73,7 @@ def ids_of(view: View) -> tuple[Ints, bool]:
     ids: list[Ints] = []
     static = True
     for i, mark in enumerate(view.marks):
-        shape = view.old[i].shape
+        shape = view.scope.exact(view.node.input[i]).shape
         rank = len(shape) if shape is not None else 1
         extent = shape[view.attrs.get("axis", 0) % rank] if shape is not None else None
         static &= extent is not None

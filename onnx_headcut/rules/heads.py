@@ -10,24 +10,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Labels
+from onnx_headcut.plain import plain
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
+    import onnx
+
     from onnx_headcut import edits as ed
     from onnx_headcut.trace import View
 
 HEAD_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-def channel_axis(op: str, rank: int, *, weight_first: bool = False) -> int:
+def channel_axis(node: onnx.NodeProto, rank: int, *, weight_first: bool = False) -> int:
     """The axis of a head's output, of ``rank`` axes, that carries its channels."""
+    form = plain(node)
+    op = node.op_type if form is None else form.node.op_type
+    if form is not None and form.channels_last:
+        return rank - 1
     if op in {"Conv", "ConvTranspose", "Gemm"}:
         return 1
     return rank - 2 if weight_first else rank - 1
 
 
-def cut_head(view: View, labels: Labels) -> Outcome:
-    """Slice the weights (and bias) of a head to the kept positions of its channel axis."""
+def cut_head(view: View, labels: Labels, swapped: frozenset[int] = frozenset()) -> Outcome:
+    """Slice the weights (and bias) of a head to the kept positions of its channel axis.
+
+    ``swapped`` are the operands of a MatMul that it transposes itself.
+    """
     take = view.take(labels.ids)
     edits: list[ed.Edit] = []
     if view.op in {"Conv", "ConvTranspose"}:
@@ -37,18 +47,15 @@ def cut_head(view: View, labels: Labels) -> Outcome:
                 "choose the layer before it as the head is not possible: export without it",
             )
         edits += view.select(1, 0 if view.op == "Conv" else 1, take)
-        if len(view.node.input) > 2 and view.node.input[2]:
-            edits += view.select(2, 0, take)
     elif view.op == "Gemm":
         edits += view.select(1, 0 if view.attrs.get("transB", 0) else 1, take)
-        if len(view.node.input) > 2 and view.node.input[2]:
-            shape = view.shape(2)
-            if shape and shape[-1] != 1:
-                edits += view.select(2, len(shape) - 1, take)
     else:
         rank = len(view.scope.old(view.node.output[0]).shape or ())
-        if labels.axis == rank - 1:
-            edits += view.select(1, len(view.shape(1)) - 1, take)
-        else:
-            edits += view.select(0, len(view.shape(0)) - 2, take)
+        right = int(labels.axis == rank - 1)
+        last = bool(right) != (right in swapped)
+        edits += view.select(right, view.rank(right) - (1 if last else 2), take)
+    if len(view.node.input) > 2 and view.node.input[2]:
+        shape = view.shape(2)
+        if shape and shape[-1] != 1:
+            edits += view.select(2, len(shape) - 1, take)
     return Outcome([labels], edits)

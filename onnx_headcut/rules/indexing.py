@@ -26,6 +26,7 @@ from onnx_headcut.trace import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
     from onnx_headcut.trace import View
@@ -50,6 +51,8 @@ def labelled_gather(view: View) -> Outcome:
         if isinstance(index, Lookup):
             take_position(view, index, data)
             return Outcome([Rows()])
+        if isinstance(index, Rows) and view.op == "Gather":
+            return flat_index(view, data)
         view.refuse("it picks classes by indices that are computed from the picture")
     if isinstance(index, Lookup):
         decide(view, index, {"free"})
@@ -57,7 +60,8 @@ def labelled_gather(view: View) -> Outcome:
         index_shape = view.old[1].shape
         if index_shape is not None and index_shape[data.axis] != len(data.ids):
             view.refuse("its indices do not cover the class axis")
-        view.refuse("its indices would have to follow the classes")
+        # every class reads the same rows: indices that were copied for each class
+        return Outcome([data], view.select(1, data.axis, view.take(data.ids)))
     shift = view.rank(1) - 1 if axis < data.axis else 0
     return Outcome([Labels(data.axis + shift, data.ids)])
 
@@ -73,6 +77,72 @@ def indices_by_class(view: View, index: Labels, axis: int) -> Outcome:
             return Outcome([index], view.select(0, index.axis, view.take(index.ids)))
     view.refuse("its indices carry classes in a way that no rule covers")
     raise AssertionError  # pragma: no cover
+
+
+def flat_index(view: View, data: Labels) -> Outcome:
+    """An index put together as ``class * stride + place + batch * ...`` into flattened scores.
+
+    The sum is read back to its terms; with their factors before and after the cut, every index
+    that they can form must pick the element it picked before.
+    """
+    terms = affine(view.scope, view.node.input[1])
+    known = [(t, view.scope.mark(t)) for t in terms]
+    by_class = [(t, m) for t, m in known if isinstance(m, Lookup)]
+    if len(by_class) != 1:
+        view.refuse("it picks classes by indices that are computed from the picture")
+    name, lookup = by_class[0]
+    others = sorted((f for t, f in terms.items() if t != name), key=lambda f: -f[0])
+    take = view.take(data.ids)
+    # without a batch, class and place count up together; each place runs to the next factor
+    spans, top = [], len(data.ids)
+    stride = _stride(data.ids)
+    for before, _ in others:
+        limit = stride if before < stride else top
+        spans.append(max(limit // before, 1))
+        top = before
+    grids = np.meshgrid(*(np.arange(n) for n in spans), indexing="ij") if spans else []
+    old_rest = sum((g.ravel() * f[0] for g, f in zip(grids, others, strict=True)), np.zeros(1, int))
+    new_rest = sum((g.ravel() * f[1] for g, f in zip(grids, others, strict=True)), np.zeros(1, int))
+    for option in lookup.options:
+        old = (terms[name][0] * lookup.old[lookup.take])[:, None] + old_rest[None]
+        new = (terms[name][1] * option.new)[:, None] + new_rest[None]
+        old, new = old.astype(np.int64).ravel(), new.astype(np.int64).ravel()
+        inside = (new >= 0).all() and (new < len(take)).all() and (old < len(data.ids)).all()
+        if inside and np.array_equal(take[new], old) and possible(view, option):
+            commit(view, option)
+            return Outcome([Rows()])
+    view.refuse("its index over classes and places would pick other elements after the cut")
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def _stride(ids: Ints) -> int:
+    """Positions from the start of one class's run to its end."""
+    change = np.flatnonzero(ids[1:] != ids[:-1])
+    return int(change[0]) + 1 if change.size else len(ids)
+
+
+def affine(scope: Scope, name: str) -> dict[str, tuple[int, int]]:
+    """``name`` as a sum of tensors times factors, each factor before and after the cut."""
+    node = scope.node_of(name)
+    if node is None or isinstance(scope.mark(name), Lookup):
+        return {name: (1, 1)}
+    if node.op_type in {"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"}:
+        return affine(scope, node.input[0])
+    if node.op_type in {"Add", "Sub"}:
+        total = dict(affine(scope, node.input[0]))
+        sign = 1 if node.op_type == "Add" else -1
+        for term, (a, b) in affine(scope, node.input[1]).items():
+            before = total.get(term, (0, 0))
+            total[term] = (before[0] + sign * a, before[1] + sign * b)
+        return total
+    if node.op_type == "Mul":
+        for k in (0, 1):
+            old, new = scope.old(node.input[k]).value, scope.new(node.input[k]).value
+            if old is not None and new is not None and old.size == new.size == 1:
+                rest = affine(scope, node.input[1 - k])
+                a, b = int(old.item()), int(new.item())
+                return {t: (f[0] * a, f[1] * b) for t, f in rest.items()}
+    return {name: (1, 1)}
 
 
 def take_position(view: View, index: Lookup, data: Labels) -> None:

@@ -53,6 +53,8 @@ def movement(view: View) -> Outcome:
             except Exception:  # noqa: BLE001  the reference refuses what does not fit
                 continue
             if all(w is None or np.array_equal(w, a) for w, a in zip(wanted, after, strict=True)):
+                if proposal and view.op in {"Slice", "Gather"} and view.varies(0, labels.axis):
+                    view.refuse("its constants would have to follow the size of the picture")
                 return Outcome(marks, realise(view, proposal))
     view.refuse("the kept classes cannot be moved as the original moves them")
     raise AssertionError  # pragma: no cover  refuse() does not return

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_OPTIONS = 16
 
+FLOATS = frozenset({1, 10, 11, 16})
+"""Element types float, float16, double, bfloat16."""
+
 SHAPING = frozenset(
     {"Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Transpose", "Expand", "Tile"}
 )
@@ -117,7 +120,7 @@ def elementwise(view: View) -> Outcome:
                 continue
             new = compute(view, {i: o.new for i, o in changes.items()}, constants)
             options.append(Option(new, merged.edits, merged.left))
-    options = prune(first, old, options)
+    options = prune(options)
     if not options:
         view.refuse("class numbers are combined here in contradicting ways")
     return Outcome([replace(first, old=old, options=tuple(options))])
@@ -205,14 +208,41 @@ def period_of(ids: Ints) -> int:
     return n
 
 
-def prune(lookup: Lookup, old: Array, options: list[Option]) -> list[Option]:
-    """Drop options with equal outcome but more edits; keep a bounded number."""
+def prune(options: list[Option]) -> list[Option]:
+    """Drop repetitions, and choices that make no difference; keep a bounded number."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: len(o.edits)):
-        if not any(np.array_equal(o.new, option.new) and o.edits == option.edits for o in kept):
+        if not any(_equal(o, option) for o in kept):
             kept.append(option)
-    del lookup, old
+    for key in sorted({k for o in kept for k in o.left}, key=str):
+        kept = _without_difference(kept, key)
     return kept[:MOST_OPTIONS]
+
+
+def _equal(a: Option, b: Option) -> bool:
+    return np.array_equal(a.new, b.new) and a.edits == b.edits and a.left == b.left
+
+
+def _without_difference(options: list[Option], key: object) -> list[Option]:
+    """Where changing ``key`` and leaving it give the same values, leave it to others to decide."""
+    changed = [o for o in options if any(e.key == key for e in o.edits)]
+    result = []
+    for option in options:
+        if key in option.left:
+            twins = [o for o in changed if _rest(o, key) == _rest(option, key)]
+            if twins and all(np.array_equal(o.new, option.new) for o in twins):
+                edits = tuple(e for e in option.edits if e.key != key)
+                result.append(replace(option, edits=edits, left=option.left - {key}))
+                changed = [o for o in changed if not any(o is t for t in twins)]
+                continue
+        result.append(option)
+    merged = [o for o in result if key in o.left or not any(e.key == key for e in o.edits)]
+    return merged + [o for o in result if any(o is c for c in changed)]
+
+
+def _rest(option: Option, key: object) -> tuple[object, ...]:
+    edits = tuple(sorted((str(e.key) for e in option.edits if e.key != key)))
+    return (edits, tuple(sorted(str(k) for k in option.left if k != key)))
 
 
 def _products(lists: Sequence[Sequence[Option]]) -> Iterator[tuple[Option, ...]]:
@@ -238,30 +268,34 @@ def merge_options(options: Sequence[Option]) -> Option | None:
 
 
 def mixed(view: View) -> Outcome:
-    """Class numbers joined with what is found in the picture: boxes moved apart for batched NMS."""
-    arithmetic = view.op in {"Add", "Mul", "Sub"}
-    for mark in view.marks:
-        if isinstance(mark, Lookup):
-            free = [o for o in mark.options if is_free(mark, o)]
-            if not free and not arithmetic:
-                view.refuse("class numbers are combined here with values that are not known")
-            if not free:
-                option = next(
-                    (o for o in mark.options if is_ids(mark, o, view.sel.column)), None
-                )
-                if option is None:
-                    view.refuse("numbers computed from the class count are combined here with "
-                                "values that are not known")  # fmt: skip
-                    raise AssertionError  # pragma: no cover
-                commit(view, option)
-    every_free = all(
-        any(is_free(m, o) for o in m.options) for m in view.marks if isinstance(m, Lookup)
-    )
-    if every_free:
-        for mark in view.marks:
-            if isinstance(mark, Lookup):
-                decide(view, mark, {"free"})
-    return Outcome([Rows(apart=not every_free)])
+    """Class numbers joined with what is found in the picture.
+
+    Sums and products may be an index over classes and places (`indexing.flat_index` looks at it
+    where it is used), or boxes moved apart by their class for one NonMaxSuppression over all.
+    """
+    lookups = [m for m in view.marks if isinstance(m, Lookup)]
+    if all(any(is_free(m, o) and possible(view, o) for o in m.options) for m in lookups):
+        for lookup in lookups:
+            decide(view, lookup, {"free"})
+        return Outcome([Rows(any(isinstance(m, Rows) and m.apart for m in view.marks))])
+    if view.op not in {"Add", "Mul", "Sub"}:
+        view.refuse("class numbers are combined here with values that are not known")
+    if view.old[0].elem_type in FLOATS:
+        for lookup in lookups:
+            option = next((o for o in lookup.options if keeps_apart(lookup, o)), None)
+            if option is None:
+                view.refuse("numbers computed from the class count are added here to values that "
+                            "are not known, and would no longer keep classes apart")  # fmt: skip
+                raise AssertionError  # pragma: no cover  refuse() does not return
+            commit(view, option)
+    return Outcome([Rows(apart=True)])
+
+
+def keeps_apart(lookup: Lookup, option: Option) -> bool:
+    """Whether different classes still have different numbers."""
+    new_ids = lookup.ids[lookup.take]
+    pairs = {(int(c), float(v)) for c, v in zip(new_ids, option.new, strict=True)}
+    return len({c for c, _ in pairs}) == len({v for _, v in pairs}) == len(pairs)
 
 
 def where(view: View, at: list[int]) -> Outcome:
