@@ -176,7 +176,7 @@ def _give(answer: Answer, out: TextIO) -> None:
         console = _rich_console(out)
         with console.capture() as text:  # Rich would end the process at a broken pipe
             answer.show(console)
-        out.write(text.get())
+        out.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))
         out.flush()
 
 

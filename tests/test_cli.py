@@ -223,6 +223,7 @@ def test_what_cannot_be_done_is_said_with_the_way_out(
     options: list[str],
     code: int,
     words: str,
+    *,
     tmp_path: Path,
     run_here: Callable[..., Done],
 ) -> None:
