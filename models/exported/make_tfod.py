@@ -17,6 +17,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import itertools
+
 import numpy as np
 import onnx
 import tensorflow as tf
@@ -24,7 +26,6 @@ import tf2onnx
 from make_keras import VERSIONS, declare_counters, step_of
 from making import KEEP_91, add
 from skeleton import Pair
-import itertools
 
 CLASSES, NATIVE = 91, 1 + len(KEEP_91)
 SIDE, ANCHORS, MOST = 128, 6, 100

@@ -117,7 +117,7 @@ class Noise:
     std: float
     low: float
     high: float
-    centred: bool
+    centred: bool = False
     """Every row sums to zero, as in filters that look for differences."""
 
     @classmethod
