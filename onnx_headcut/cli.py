@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 import onnx_headcut as hc
+from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
+from onnx_headcut.commands.doctor import doctor
 from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
 
@@ -220,6 +222,8 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
 
 
 app.command()(check)
+app.command()(bench)
+app.command()(doctor)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001  (Typer calls it so)

@@ -69,7 +69,7 @@ _INSTALL = {
 }
 
 
-class RuntimeFailure(HeadcutError):  # noqa: N818  (named like ValidationFailed)
+class RuntimeFailure(HeadcutError):
     """onnxruntime gave up: on loading an operator it does not have, or while running."""
 
     exit_code = 1
@@ -161,6 +161,7 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     profile_to: Path | None = None,
     optimization: Optimization = "all",
     threads: int = 0,
+    optimized_to: Path | None = None,
 ) -> Session:
     """Open a model on a provider that is proved to work.
 
@@ -168,6 +169,7 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     model's external data when the model itself is not a path. ``deterministic`` turns TF32 and the
     search for fast kernels off; without it, the model runs as deployed. ``profile_to`` is a folder
     for a profile, closed by ``Session.end_profile``. ``threads``: 0 leaves it to onnxruntime.
+    ``optimized_to`` is a file for the graph as onnxruntime has optimised it.
 
     Raises ProviderError (the provider cannot be used: what is missing and what mends it),
     InputError (no such file, not a valid model), RuntimeFailure (an operator that is not
@@ -178,6 +180,8 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     settings = _Settings(chosen, external_data_dir, deterministic, optimization, threads)
     source = _source(model, external_data_dir)
     options = _session_options(ort, settings, profile_to)
+    if optimized_to is not None:
+        options.optimized_model_filepath = str(optimized_to)
     try:
         with _quiet(ort):
             inner = ort.InferenceSession(
@@ -248,6 +252,11 @@ def read_placement(profile: Path) -> dict[str, int]:
     for full in seen.values():
         counts[short_name(full)] = counts.get(short_name(full), 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def usable(provider: str) -> str:
+    """Name the provider that ``provider`` stands for here; raises ProviderError, UsageError."""
+    return _choose(_import(), provider)[0]
 
 
 def short_name(provider: str) -> str:
