@@ -20,6 +20,7 @@ from onnx_headcut.facts import (
 )
 from onnx_headcut.labels import Whole
 from onnx_headcut.model import Index, Source, captures, subgraphs_of
+from onnx_headcut.plain import refuse_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -175,7 +176,8 @@ class Analysis:
 def analyse(source: Source, shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
     """Facts of every value of the main graph, with dynamic input extents bound to examples."""
     proto = source.proto
-    interpreter = Interpreter(proto.opset_import, proto.ir_version)
+    refuse_layouts(proto.graph)
+    interpreter = Interpreter(proto.opset_import, proto.ir_version, proto.functions)
     best: Analysis | None = None
     fewest = 0
     for candidate in _bindings(proto, shapes or {}):

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.defs import SchemaError, get_schema
 from onnx.shape_inference import InferenceError, infer_node_outputs
+
+from onnx_headcut.plain import MICROSOFT, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,11 +86,17 @@ def to_type(fact: Fact) -> onnx.TypeProto:
 class Interpreter:
     """Computes the facts of a node's outputs from those of its inputs, for given opset imports."""
 
-    def __init__(self, opset_imports: Sequence[onnx.OperatorSetIdProto], ir_version: int) -> None:
+    def __init__(
+        self,
+        opset_imports: Sequence[onnx.OperatorSetIdProto],
+        ir_version: int,
+        functions: Sequence[onnx.FunctionProto] = (),
+    ) -> None:
         self.opset_imports = list(opset_imports)
         self.opsets = {o.domain: o.version for o in opset_imports}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
         self.ir_version = max(ir_version, 3)
+        self.functions = {(f.domain, f.name): f for f in functions}
         self._implementations: dict[tuple[str, str], Any] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
@@ -129,6 +137,10 @@ class Interpreter:
 
     def _infer_shapes(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         unknown = [UNKNOWN] * len(node.output)
+        if (node.domain, node.op_type) in self.functions:
+            return self._infer_function(node, inputs)
+        if node.domain == MICROSOFT:
+            return self._infer_plain(node, inputs) or unknown
         version = self.opsets.get(node.domain)
         if version is None or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
             return unknown
@@ -158,6 +170,46 @@ class Interpreter:
         except ValidationError as error:  # types that the schema does not allow
             raise InferenceError(str(error)) from None
         return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
+
+    def _infer_function(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        """Shapes through a local function, node by node; no function may call itself."""
+        function = self.functions[node.domain, node.op_type]
+        rest = [f for f in self.functions.values() if f is not function]
+        inner = Interpreter(function.opset_import, self.ir_version, rest)
+        facts = dict(zip(function.input, inputs, strict=False))
+        given = {a.name: a for a in [*function.attribute_proto, *node.attribute]}
+        for step in function.node:
+            bound = _bound(step, given)
+            outputs = infer_or_unknown(inner, bound, [facts.get(n, UNKNOWN) for n in step.input])
+            facts |= dict(zip(step.output, outputs, strict=False))
+        return [facts.get(name, UNKNOWN) for name in function.output]
+
+    def _infer_plain(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        """Shapes of what onnx has no schema for, as of the plain op that it computes."""
+        form = plain(node)
+        if form is None:
+            return []
+        data = [inputs[s] for s in form.slots]
+        if node.op_type == "MatMulNBits":  # packed by blocks; its attributes say what it is
+            sizes = attributes(node)
+            data[1] = Fact((sizes["K"], sizes["N"]), TensorProto.FLOAT)
+        if any(f.shape is None for n, f in zip(form.node.input, data, strict=True) if n):
+            return []
+        if form.channels_last:
+            data[0] = _permuted(data[0], (0, -1, *range(1, len(data[0].shape or ()) - 1)))
+        for k in form.swapped:
+            rank = len(data[k].shape or ())
+            data[k] = _permuted(data[k], (*range(rank - 2), rank - 1, rank - 2))
+        # the plain op takes floats; what it stands for may not
+        kinds = [TensorProto.BOOL if form.form.op == "Where" and k == 0 else
+                 f.elem_type if form.form.op.endswith("quantizeLinear") else
+                 TensorProto.FLOAT for k, f in enumerate(data)]  # fmt: skip
+        known = [Fact(f.shape, kind) for f, kind in zip(data, kinds, strict=True)]
+        (shape,) = self._infer_shapes(form.node, known)
+        if form.channels_last:
+            shape = _permuted(shape, (0, *range(2, len(shape.shape or ())), 1))
+        result = Fact(shape.shape, form.elem_type(node, [f.elem_type for f in inputs]))
+        return [result] + [UNKNOWN] * (len(node.output) - 1)
 
     @staticmethod
     def _shape_of(node: onnx.NodeProto, data: Fact) -> Fact:
@@ -197,6 +249,27 @@ def infer_or_unknown(
 def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     """A node's attributes by name; strings as bytes, tensors and graphs as protobufs."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _bound(
+    node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]
+) -> onnx.NodeProto:
+    """Give a function's node the attributes of the call; it has none where the call gives none."""
+    new = onnx.NodeProto()
+    new.CopyFrom(node)
+    del new.attribute[:]
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            new.attribute.append(attribute)
+        elif attribute.ref_attr_name in given:
+            new.attribute.add().CopyFrom(given[attribute.ref_attr_name])
+            new.attribute[-1].name = attribute.name
+    return new
+
+
+def _permuted(fact: Fact, order: Sequence[int]) -> Fact:
+    shape = None if fact.shape is None else tuple(fact.shape[a] for a in order)
+    return Fact(shape, fact.elem_type)
 
 
 def _silent(*_: object) -> None:

@@ -10,7 +10,9 @@ from onnx import helper
 
 from onnx_headcut.facts import Fact, attributes
 from onnx_headcut.model import all_tensors
+from onnx_headcut.plain import plain, simple
 from onnx_headcut.provenance import WEIGHTED
+from onnx_headcut.storage.lean import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,11 +121,11 @@ def inspection(analysis: Analysis, located: Located, classes: Classes, plan: Pla
 
 def _head(scope: Scope, i: int, labels: Labels) -> Head:
     node = scope.graph.node[i]
-    weight = _weight(scope, node)
+    weight, bias_name = _stored(scope, simple(node))
     fact = scope.old(weight)
     shape = fact.static or ()
     present = labels.ids[labels.ids >= 0]
-    bias = scope.old(node.input[2]).static if len(node.input) > 2 and node.input[2] else None
+    bias = scope.old(bias_name).static if bias_name else None
     parameters = int(np.prod(shape)) + (int(np.prod(bias)) if bias else 0)
     classes = len(np.unique(present))
     return Head(
@@ -140,20 +142,23 @@ def _head(scope: Scope, i: int, labels: Labels) -> Head:
     )
 
 
-def _weight(scope: Scope, node: onnx.NodeProto) -> str:
-    if node.op_type == "MatMul" and node.input[0] in scope.index.initializers:
-        return str(node.input[0])
-    return str(node.input[1])
+def _stored(scope: Scope, node: onnx.NodeProto) -> tuple[str, str]:
+    """Names of a plain head's weight and bias ("" where it has none)."""
+    first = node.op_type == "MatMul" and node.input[0] in scope.index.initializers
+    return str(node.input[0 if first else 1]), str(node.input[2]) if len(node.input) > 2 else ""
 
 
 def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
     """Multiply-adds of one node; 0 where shapes are not known or the op has no weights."""
+    form = plain(node)
+    if form is not None:
+        node = form.node
     if node.op_type not in WEIGHTED or len(node.input) < 2:
         return 0
     out, data, weight = (fact(n).static for n in (node.output[0], *node.input[:2]))
     if out is None or weight is None or data is None:
         return 0
-    if node.op_type in {"Conv", "FusedConv", "ConvInteger"}:
+    if node.op_type == "Conv":
         return int(np.prod(out)) * int(np.prod(weight[1:]))
     if node.op_type == "ConvTranspose":
         return int(np.prod(data)) * int(np.prod(weight[1:]))
@@ -182,5 +187,5 @@ def figures(
         parameters=sum(int(np.prod(t.dims)) for t in all_tensors(proto) if len(t.dims)),
         macs=sum(node_macs(n, fact) for n in proto.graph.node),
         nodes=sum(1 for n in proto.graph.node if n.op_type != "Constant"),
-        bytes=proto.ByteSize(),
+        bytes=size(proto),
     )

@@ -125,7 +125,9 @@ def _ends(flow: Flow) -> list[str]:
         for value in node.output:
             if value not in flow.origins:
                 continue
-            readers = (graph.node[i] for i in index.consumers.get(value, ()))
+            readers = [graph.node[i] for i in index.consumers.get(value, ())]
+            if readers and all(r.op_type == "Shape" for r in readers) and value not in index.outputs:
+                continue  # only its size is asked for
             further = any(o in before for reader in readers for o in reader.output)
             if (not further or value in index.outputs) and class_axes(flow, value):
                 ends.append(value)
@@ -255,32 +257,48 @@ class _Choice:
             self._refuse(chosen)
         size = self.full(chosen[0])
         rest = [g for g in self.groups if g not in chosen]
-        forgotten = [g for g in rest if g.kind == kind and self.full(g) == size
-                     and (size != 4 or kind == "softmax")
-                     and not any(self._alike(g, c) for c in chosen)]  # fmt: skip
+        self._refuse_unclear_axes(kind, chosen, rest)
+        beside = [g for g in rest if not any(g.channels & c.channels for c in chosen)]
+        forgotten = [g for g in beside if self._may_be_a_level(kind, g, size)
+                     and not (self.heads and any(self._alike(g, c) for c in chosen))]  # fmt: skip
         if forgotten:
             self._refuse([*chosen, *forgotten])
-        if kind == "softmax" or self.heads:
+        if kind == "softmax":
             return chosen
         # without boxes beside them nothing shows that the columns are not boxes themselves
-        beside = [g for g in rest if not any(g.channels & c.channels for c in chosen)]
-        if (size == 4 and all(g.kind == kind for g in beside)) or not (beside or named):
+        like_boxes = size == 4 and not self.heads and all(g.kind == kind for g in beside)
+        if like_boxes or not (beside or named):
             self._refuse(chosen)
         if named:
             return [self._without_objectness(kind, g, rest) for g in chosen]
-        if kind == "raw" and any(g.kind in {"softmax", "sigmoid"} for g in rest):
+        if kind == "raw" and not self.heads and any(
+            g.kind in {"softmax", "sigmoid"} for g in rest
+        ):
             self._refuse([*chosen, *rest])
         for group in chosen:
             if self._may_hold_objectness(group, rest) or _may_hold_anchors(group, beside):
                 self._refuse([group, *beside])
         return chosen
 
+    def _may_be_a_level(self, kind: str, group: Group, size: int) -> bool:
+        """Whether classes of a level may be among these columns, so that they cannot be left."""
+        if group.kind != kind:
+            return False
+        return group.size > 4 or kind == "softmax" or (self.full(group) == size != 4)
+
+    def _refuse_unclear_axes(self, kind: str, chosen: list[Group], rest: list[Group]) -> None:
+        """Where anchors and classes have an axis each, only one of them may fit."""
+        for group in chosen if kind != "softmax" else []:
+            others = [g for g in [*chosen, *rest] if g.value == group.value and g.axis != group.axis]
+            if any(self.full(g) in {4, self.full(group)} for g in others):
+                self._refuse([group, *others])
+
     def _alike(self, a: Group, b: Group) -> bool:
         """Whether they stand for the same places: two purposes, not two levels."""
         leaves = self.flow.leaves
         grids = [{(*s[: x.axis], *s[x.axis + 1 :]) for x in (leaves[k] for k in g.leaves)
                   for s in (x.shape,)} for g in (a, b)]  # fmt: skip
-        return a.shape == b.shape and grids[0] == grids[1] and not a.leaves & b.leaves
+        return a.shape == b.shape and grids[0] == grids[1] and not a.channels & b.channels
 
     @staticmethod
     def _may_hold_objectness(group: Group, rest: list[Group]) -> bool:
@@ -341,7 +359,7 @@ def _widest(groups: list[Group]) -> list[Group]:
     """Where two values show the same columns of a kind, the one with more of them, or the last."""
     return [
         g for k, g in enumerate(groups)
-        if not any(g.kind == other.kind and (
+        if not any(g.kind == other.kind and g.value != other.value and (
             g.channels < other.channels or (g.channels == other.channels and k < n)
         ) for n, other in enumerate(groups))
     ]  # fmt: skip

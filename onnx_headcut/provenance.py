@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut.facts import attributes
+from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import channel_axis
 
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 
 WEIGHTED = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "FusedGemm",
-     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DeformConv"}
+     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DeformConv",
+     "MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GemmFloat8", "NhwcConv"}
 )  # fmt: skip
 
 MIXING = frozenset(
     {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
      "Einsum", "GridSample", "Attention", "MultiHeadAttention", "Resize", "Upsample",
-     "GlobalAveragePool", "LRN", "LpNormalization", "CumSum"}
+     "GlobalAveragePool", "LRN", "LpNormalization", "CumSum", "SimplifiedLayerNormalization",
+     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "QAttention"}
 )  # fmt: skip
 """Ops behind which features are meant, not scores."""
 
@@ -47,8 +50,13 @@ ACTIVATIONS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
 
 PASSING = frozenset(
     [*elementwise.UNARY, *elementwise.BROADCASTING, "Softmax", "LogSoftmax",
-     "BatchNormalization", "QuantizeLinear", "DequantizeLinear"]
+     "BatchNormalization", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"]
 )  # fmt: skip
+
+KEEPING = frozenset(
+    {"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+)
+"""Ops behind which a score is the same score."""
 
 REDUCING = frozenset(
     {"ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceProd", "MaxPool",
@@ -68,6 +76,8 @@ class Leaf:
     shape: tuple[int, ...]
     axis: int
     start: int
+    activation: str = ""
+    """What the node itself applies to its scores (FusedConv)."""
 
     @property
     def places(self) -> int:
@@ -120,7 +130,7 @@ class Flow:
     def run(self) -> None:
         """Find the candidate heads and send element numbers from them to wherever they get."""
         self._find_leaves()
-        for node in self.scope.graph.node:
+        for node in map(simple, self.scope.graph.node):
             if node.op_type in MOVING | PASSING and any(n in self.origins for n in node.input):
                 self._step(node)
 
@@ -131,21 +141,26 @@ class Flow:
             node = self.scope.graph.node[i]
             for name in node.output:
                 hidden[name] = self._is_hidden(name, hidden)
-        for i, node in enumerate(self.scope.graph.node):
+        for i, original in enumerate(self.scope.graph.node):
+            form = plain(original)
+            node = original if form is None else form.node
             if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
                 continue
             shape = self.scope.old(node.output[0]).static
             weight_first = node.op_type == "MatMul" and self._is_stored(node.input[0])
             if shape is None or len(shape) < 2 or not (weight_first or self._is_stored(node.input[1])):
                 continue
-            axis = channel_axis(node.op_type, len(shape), weight_first=weight_first)
-            leaf = Leaf(i, node.output[0], shape, axis, start)
+            axis = channel_axis(original, len(shape), weight_first=weight_first)
+            leaf = Leaf(i, node.output[0], shape, axis, start, form.activation if form else "")
             self.leaves.append(leaf)
             start += leaf.places
         self.bits = max((v.shape[v.axis] for v in self.leaves), default=1).bit_length()
         dtype = np.int32 if start << self.bits < 2**31 else np.int64
         for leaf in self.leaves:
-            self.origins[leaf.value] = Origin(leaf.numbers(self.bits, dtype), 0)
+            origin = Origin(leaf.numbers(self.bits, dtype), 0)
+            if leaf.activation:
+                origin.history = self._advance(origin, leaf.activation)
+            self.origins[leaf.value] = origin
 
     def _is_stored(self, name: str) -> bool:
         from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine
@@ -155,8 +170,10 @@ class Flow:
     def _is_hidden(self, name: str, hidden: dict[str, bool]) -> bool:
         """Whether ``name`` reaches another node with weights by ops that keep features features."""
         for i in self.scope.index.consumers.get(name, ()):
-            node = self.scope.graph.node[i]
+            node = simple(self.scope.graph.node[i])
             at = [k for k, n in enumerate(node.input) if n == name]
+            if not at and name in self.scope.graph.node[i].input:
+                continue  # a scale or a zero point
             if node.op_type in WEIGHTED | MIXING and not self._is_expectation(node):
                 return True
             if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
@@ -273,13 +290,24 @@ class Flow:
         return not axes or (
             len(axes) == 1
             and -axes[0] <= numbers.ndim
-            and self._is_stored(name)
+            and self._is_factor(name)
             and self.is_channel_axis(numbers, numbers.ndim + axes[0])
+        )
+
+    def _is_factor(self, name: str) -> bool:
+        """Whether ``name`` is stored, or a scalar of the picture's times what is stored."""
+        maker = self.scope.node_of(name)
+        if self._is_stored(name) or maker is None or maker.op_type != "Mul":
+            return self._is_stored(name)
+        shapes = [self.scope.old(n).static for n in maker.input]
+        return all(
+            self._is_stored(n) or (shape is not None and int(np.prod(shape)) == 1)
+            for n, shape in zip(maker.input, shapes, strict=True)
         )
 
     def _advance(self, origin: Origin, step: str) -> Array | int:
         history = origin.history
-        if step in {"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"}:
+        if step in KEEPING:
             return history
         table = np.zeros(len(self.histories), np.int32)
         for old in origin.histories():
@@ -318,15 +346,12 @@ class Flow:
         """Whether a softmax went over what now lies along ``axis``, wherever it lay then."""
         origin = self.origins[value]
         numbers = np.moveaxis(origin.numbers, axis, 0)
-        both = np.flatnonzero(((numbers[0] >= 0) & (numbers[1] >= 0)).ravel())
-        if not both.size:
-            return False
-        one, next_one = (numbers[k].ravel()[both[0]] for k in (0, 1))
         passed = {int(s.split(":")[1]) for h in origin.histories()
                   for s in self.histories[h] if ":" in s}  # fmt: skip
         for before, over in (self.softmaxes[k] for k in passed):
-            lines = np.moveaxis(before, over, 0)
-            if ((lines == one).any(axis=0) & (lines == next_one).any(axis=0)).any():
+            lines = np.moveaxis(before, over, -1).reshape(-1, before.shape[over])
+            line = lines[0]  # all that one softmax made sum up to one
+            if ((np.isin(numbers, line)).sum(axis=0) > 1).any():
                 return True
         return False
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import NONE, Labels, Site
+from onnx_headcut.plain import simple
 from onnx_headcut.provenance import MOVING, WEIGHTED
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
@@ -65,7 +66,7 @@ class _Walk:
         at = self.scope.index.producer.get(value)
         if at is None:
             return  # a constant part: anchors beside scores
-        node = self.scope.graph.node[at]
+        node = simple(self.scope.graph.node[at])
         if node.op_type in WEIGHTED:
             self._head(at, node, labels)
         elif node.op_type in {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"} and not activated:
@@ -88,7 +89,7 @@ class _Walk:
     def _head(self, at: int, node: onnx.NodeProto, labels: Labels) -> None:
         rank = len(self.scope.old(node.output[0]).shape or ())
         first = node.op_type == "MatMul" and is_fixed(self.scope, node.input[0])
-        axis = channel_axis(node.op_type, rank, weight_first=first)
+        axis = channel_axis(self.scope.graph.node[at], rank, weight_first=first)
         if node.op_type not in HEAD_OPS:
             self._refuse(node, f"class scores come from {node.op_type}, which is not supported yet")
         if axis != labels.axis:

@@ -30,7 +30,7 @@ from onnx_headcut.rules import (
     scores,
     values,
 )
-from onnx_headcut.trace import Outcome
+from onnx_headcut.trace import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +72,7 @@ def told(view: View) -> Outcome:
     if any(isinstance(m, Labels) for m in marks):
         found = RULES.get(view.op) if view.node.domain in STANDARD_DOMAINS else None
         if found is None:
-            view.refuse(f"no rule says what {view.op} does to classes", control.advice(view))
+            view.refuse(f"no rule says what {view.op} does to classes", advice(view))
             raise AssertionError  # pragma: no cover  refuse() does not return
         return found(view)
     if any(isinstance(m, Lookup | Columns) for m in marks):
@@ -82,6 +82,13 @@ def told(view: View) -> Outcome:
     if view.op == "Concat" and any(isinstance(m, Whole) for m in marks):
         return branches.join(view)
     return rows(view)
+
+
+def advice(view: View) -> str:
+    """What to do where no rule covers a node."""
+    if (view.node.domain, view.op) in view.trace.interpreter.functions:
+        return "it is a local function: inline it first with onnx.inliner.inline_local_functions"
+    return GENERIC_ADVICE
 
 
 def rows(view: View) -> Outcome:

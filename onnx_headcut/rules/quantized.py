@@ -47,7 +47,7 @@ class PlainView(View):
         self.real.refuse(what)
 
     def replace(self, i: int, value: Array) -> ed.Edit:
-        """A constant input with another value."""
+        """Give a constant input another value."""
         return self.real.replace(self.form.slots[i], value)
 
     def select(self, i: int, axis: int, take: Ints) -> list[ed.Edit]:
@@ -59,7 +59,7 @@ class PlainView(View):
         return self.real.patch(self.form.slots[i], wanted)
 
     def own(self, outcome: Outcome) -> Outcome:
-        """A rule's outcome with inputs numbered as the node itself numbers them."""
+        """Number the inputs of a rule's edits as the node itself numbers them."""
         first, step = self.form.form.data[0], self.form.form.step
         edits = [
             replace(e, keep=(*range(first), *(first + k * step + j for k in e.keep
@@ -72,7 +72,7 @@ class PlainView(View):
 
 
 def shown(view: View) -> View:
-    """The node as its plain op, where it has one, for rules about classes along an axis."""
+    """Show the node as its plain op, where it has one, for rules about classes along an axis."""
     form = plain(view.node)
     if form is None:
         return view
