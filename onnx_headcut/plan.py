@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.labels import NONE, Labels, Lookup, Mark, Selection, Site, Whole
-from onnx_headcut.trace import Trace
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
+from onnx_headcut.pull import pull
+from onnx_headcut.trace import Demand, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.facts import Fact
@@ -75,11 +77,21 @@ class Plan:
 def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Plan:
     """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely."""
     main = analysis.main
-    main.forget()
-    trace = Trace(analysis.interpreter, selection)
-    trace.heads = {(k,): v for k, v in located.heads.items()}
-    trace.run(main)
-    trace.finish(main)
+    heads = dict(located.heads)
+    tried: set[str] = set()
+    while True:
+        main.forget()
+        trace = Trace(analysis.interpreter, selection)
+        trace.heads = {(k,): v for k, v in heads.items()}
+        trace.tried = tried
+        try:
+            trace.run(main)
+            trace.finish(main)
+            break
+        except Demand as wanted:
+            # class-specific boxes or masks: their head is cut by the same labels
+            tried.add(wanted.value)
+            heads |= _heads_behind(analysis, wanted, heads)
     outputs = tuple(
         describe_output(o.name, main.old(o.name), main.mark(o.name)) for o in main.graph.output
     )
@@ -95,7 +107,7 @@ def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Pla
     )  # fmt: skip
     return Plan(
         selection,
-        dict(located.heads),
+        heads,
         located.sites,
         cut_sites,
         tuple(trace.edits.values()),
@@ -106,6 +118,19 @@ def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Pla
     )
 
 
+def _heads_behind(
+    analysis: Analysis, wanted: Demand, known: dict[int, Labels]
+) -> dict[int, Labels]:
+    """Further heads whose channels belong to the classes as ``wanted`` says; none if unclear."""
+    try:
+        found = pull(analysis, wanted.value, wanted.labels).heads
+    except GraphRefused:
+        return {}
+    if any(k in known and not known[k].same(m) for k, m in found.items()):
+        return {}
+    return found
+
+
 def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:
     """What a mark on a graph output means for its reader."""
     if isinstance(mark, Labels):
@@ -114,17 +139,27 @@ def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:
         return OutputClasses(name, fact.shape, "class ids")
     if isinstance(mark, Whole):
         return OutputClasses(name, fact.shape, f"class {mark.cls} alone")
+    if isinstance(mark, Columns):
+        at = [k for k, m in enumerate(mark.marks) if isinstance(m, Lookup)]
+        if at:
+            kind = "detections with class ids"
+            return OutputClasses(name, fact.shape, kind, mark.axis, ranges_of(at))
     kind = "independent" if mark is None else "detections"
     return OutputClasses(name, fact.shape, kind)
 
 
 def ranges(ids: Any) -> str:
     """Positions that carry a class, as ``5-84`` or ``0-80, 85-165``."""
-    at = np.flatnonzero(np.asarray(ids) != NONE)
+    return ranges_of(np.flatnonzero(np.asarray(ids) != NONE).tolist())
+
+
+def ranges_of(positions: Sequence[int]) -> str:
+    """Numbers in a line: ``0-80, 85``."""
+    at = np.asarray(positions)
     if not at.size:
         return ""
     parts = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
-    return ", ".join(f"{p[0]}-{p[-1]}" for p in parts)
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
 
 
 def dropped_column(analysis: Analysis, count: int) -> tuple[int, str] | None:

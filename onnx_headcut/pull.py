@@ -143,6 +143,10 @@ class _Walk:
         )  # fmt: skip
         classes = np.full(numbers.size, UNSEEN)
         classes[out.ravel()] = spread.ravel()
+        # an element that several classes read (boxes copied for each class) belongs to none
+        lowest = classes.copy()
+        np.minimum.at(lowest, out.ravel(), spread.ravel())
+        classes[lowest != classes] = NONE
         before = self._along(node, classes.reshape(shape))
         self._note_dropped(node, before)
         self.back(node.input[0], before, activated=activated)

@@ -128,12 +128,23 @@ class View:
         """Edits that leave ``take`` of ``axis`` of an unlabelled input: sliced where it is stored."""
         return self.trace.select(self.scope, self.place[-1], i, axis, take)
 
+    def demand(self, i: int, axis: int, ids: Ints) -> None:
+        """Start again with labels ``ids`` on ``axis`` of input ``i``, unless that was tried."""
+        name = self.node.input[i]
+        if name not in self.trace.tried and not self.scope.place:
+            raise Demand(name, Labels(axis, ids))
+
     def patch(self, i: int, wanted: Array) -> list[ed.Edit]:
         """Edits that make the integer input ``i`` come out as ``wanted``, element by element."""
         return self.trace.patch(self.scope, self.place[-1], i, wanted)
 
 
-Rule = "Callable[[View], Outcome]"
+class Demand(Exception):  # noqa: N818  no error: the trace starts again with what it asks for
+    """A tensor without labels is read class by class: its own head must be cut as well."""
+
+    def __init__(self, value: str, labels: Labels) -> None:
+        super().__init__(value)
+        self.value, self.labels = value, labels
 
 
 class Trace:
@@ -149,6 +160,8 @@ class Trace:
         """Facts after the cut of outputs that bodies of If and Loop give."""
         self.notes: list[str] = []
         self.heads: dict[tuple[int, ...], Labels] = {}
+        self.tried: set[str] = set()
+        """Values for which no head of their own was found; they are shortened where they are read."""
         self.visited: dict[tuple[int, ...], list[Fact]] = {}
         """What each node on the classes' way read when its rule was asked."""
 
@@ -205,7 +218,10 @@ class Trace:
             if any(n is not o for n, o in zip(view.new, view.old, strict=True)):
                 scope.set_new(node, self.infer_new(view))
             return
-        result = outcome(view, head)
+        try:
+            result = outcome(view, head)
+        except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+            view.refuse(f"its rule does not cover this use ({type(error).__name__}: {error})")
         for edit in result.edits:
             self.add(edit, view)
         scope.set_marks(node, result.marks)

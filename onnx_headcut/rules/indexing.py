@@ -202,15 +202,44 @@ def gather(view: View) -> Outcome:
     if view.old[0].value is not None and is_fixed(view.scope, view.node.input[0]):
         if view.old[0].value.ndim == 1 or view.op == "Gather":
             return table(view, index, axis)
+    if view.old[0].value is not None and view.new[0].value is not None:
+        return computed_table(view, index, axis)
+    extent = (view.old[0].shape or ())[axis]
+    if extent is not None:
+        view.demand(0, axis, ids_along(index, extent))
     if any(is_position(index, o) for o in index.options):
         decide(view, index, {"position"})
-        extent = (view.old[0].shape or ())[axis]
         if extent is not None and extent != len(index.ids):
             view.refuse(f"it reads {extent} rows by an index over {len(index.ids)}")
         edits = select(view.trace, view.scope, view.place[-1], 0, axis, index.take)
         return Outcome([Rows()], edits)
     view.refuse("its indices are computed from the class count in a way that no rule covers")
     raise AssertionError  # pragma: no cover
+
+
+def ids_along(index: Lookup, extent: int) -> Ints:
+    """The class of each position that ``index`` can read, of an axis of ``extent``."""
+    ids = np.full(extent, NONE)
+    rows = index.old.astype(np.int64)
+    inside = (rows >= 0) & (rows < extent)
+    ids[rows[inside]] = index.ids[inside]
+    return ids
+
+
+def computed_table(view: View, index: Lookup, axis: int) -> Outcome:
+    """A table that the graph makes from the class count: known before and after the cut."""
+    old, new = view.old[0].value, view.new[0].value
+    assert old is not None and new is not None  # noqa: S101, PT018  the caller looked
+    rows = index.old.astype(np.int64)
+    if old.ndim != 1 or rows.min() < 0 or rows.max() >= len(old):
+        view.refuse("a table made from the class count is read in a way that no rule covers")
+    options = []
+    for option in index.options:
+        at = option.new.astype(np.int64)
+        if at.min() >= 0 and at.max() < len(new):
+            options.append(Option(new[at], option.edits, option.left))
+    del axis
+    return Outcome([Lookup(index.ids, index.take, old[rows], tuple(options), index.origin)])
 
 
 def through_table(view: View, data: Lookup, index: Lookup) -> Outcome:
@@ -388,9 +417,13 @@ def by_columns(view: View) -> Outcome:
         if any(is_free(mark, o) for o in mark.options):
             decide(view, mark, {"free"})
             continue
-        decide(view, mark, {"position"})
         extent = (view.old[0].shape or ())[k]
-        if extent not in {None, 1}:
+        if extent is None:
+            view.refuse("how many classes its data has is not known")
+            raise AssertionError  # pragma: no cover
+        view.demand(0, k, ids_along(mark, extent))
+        decide(view, mark, {"position"})
+        if extent != 1:
             return Outcome([Rows()], view.select(0, k, mark.take))
     return Outcome([Rows()])
 
