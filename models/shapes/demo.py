@@ -7,6 +7,7 @@ From the repository's root, ``make demo`` or::
 
 import argparse
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from models.shapes.evaluate import Detections, detections, evaluate
 from models.shapes.pictures import NAMES, picture
 
-SOURCE = Path(__file__).parent / "ssd_shapes_ts_softmax.onnx"
+SOURCE = Path(os.path.relpath(Path(__file__).parent)) / "ssd_shapes_ts_softmax.onnx"
 KEEP = ("stop sign", "heart", "star", "lightning")
 COLOURS = ("#e4572e", "#d6338a", "#c98a00", "#2f6fde")
 OTHER, INK, FAINT, PAPER = "#7d8590", "#1f2328", "#656d76", "#ffffff"
@@ -71,7 +72,7 @@ def _accuracy(
         print(f"  {'mean':34} {old:6.3f}  {new:6.3f}")
     print(
         "\nA softmax over fewer classes: kept scores rise, and a shape of a dropped class can turn"
-        "\nup as a kept one. That costs precision only where dropped shapes are in sight."
+        "\nup as a kept one: that costs precision where dropped shapes are in sight."
     )
     return means
 
