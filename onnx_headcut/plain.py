@@ -120,8 +120,8 @@ def plain(node: onnx.NodeProto) -> Plain | None:
     form = FORMS.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
     if form is None:
         return None
-    slots = range(form.data[0], len(node.input), form.step) if form.step else form.data
-    slots = [s for s in slots if s < len(node.input)]
+    every = range(form.data[0], len(node.input), form.step) if form.step else form.data
+    slots = [s for s in every if s < len(node.input)]
     while slots and not node.input[slots[-1]]:
         slots.pop()
     given = {a.name: a for a in node.attribute}
