@@ -195,6 +195,8 @@ def _verdict_facts(facts: Table, verdict: Verdict) -> None:
             )  # fmt: skip
     if verdict.cut is not None:
         _fact(facts, "Ran on", _ran_on(verdict.cut))
+    if verdict.deployed is not None:
+        _fact(facts, "As deployed", verdict.deployed.line.removeprefix("as deployed "))
     if verdict.structure is not None:
         _fact(facts, "Untouched", verdict.structure.line)
     _notes(facts, verdict.notes)

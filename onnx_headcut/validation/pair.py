@@ -133,6 +133,11 @@ class Pair:
         return True
 
     @property
+    def provider(self) -> str:
+        """Where the models run: what was asked for, and for ``auto`` what was chosen."""
+        return self._provider if self.deployed is None else self.deployed.where.provider
+
+    @property
     def never(self) -> float:
         """What masks a class."""
         return never(self.state.scores)

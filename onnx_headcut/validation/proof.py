@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.validation import probe
+from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.inputs import synthetic
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import Claims, structural
 from onnx_headcut.validation.tally import Layout, Ledger
-from onnx_headcut.validation.verdict import Settings, Verdict, decide
+from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +85,7 @@ class _Proof:
         self.ledger = Ledger(columns, settings)
         self.pair: Pair | None = None
         self.used: list[str] = []
+        self.deployed: Deployed | None = None
 
     def check_declared(self, sites: Sequence[Site], cut_sites: Sequence[Site]) -> None:
         """Hold names of inputs and outputs, and the labels of the sites, against each other."""
@@ -153,6 +155,9 @@ class _Proof:
                     reference, got = pair.noise(0)
                     layout.compare("noise in place of all scores", reference, got)
             self._compare_feed(pair, feed.name, layout, sets)
+            if self.deployed is None:
+                outputs = pair.deployed_outputs
+                self.deployed = as_deployed(self.cut, pair.provider, feed, outputs)
 
     def _layout(self, pair: Pair, sites: Sequence[Site]) -> Layout:
         """Find out what the outputs mean, in both models."""
@@ -211,4 +216,5 @@ class _Proof:
             self.pair.whole.where if self.pair and self.pair.whole else None,
             self.pair.deployed.where if self.pair and self.pair.deployed else None,
             structure,
+            self.deployed,
         )

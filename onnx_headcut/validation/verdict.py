@@ -98,6 +98,25 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """How the cut as deployed differs from itself with exact settings, on the first input.
+
+    Exact is without TF32 and without the search for the fastest kernel, as for all comparisons.
+    """
+
+    provider: str
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """Say it for people."""
+        text = f"as deployed on {self.provider}, outputs move by at most {self.max_abs:.3g}"
+        return f"{text} ({self.note})" if self.note else text
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer of validation. True only where the cut was compared and equals the reference.
 
@@ -116,6 +135,7 @@ class Verdict:
     original: Where | None = None
     cut: Where | None = None
     structure: Findings | None = None
+    deployed: Deployed | None = None
 
     def __bool__(self) -> bool:
         return self.status == "passed"
@@ -150,6 +170,8 @@ class Verdict:
             if where is not None:
                 nodes = ", ".join(f"{count} nodes on {p}" for p, count in where.placement.items())
                 result.append(f"{name} ran on {where.provider}{f' ({nodes})' if nodes else ''}")
+        if self.deployed is not None:
+            result.append(self.deployed.line)
         if self.structure is not None:
             result.append(self.structure.line)
         return [*result, *(f"note: {note}" for note in self.notes)]
