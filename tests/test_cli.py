@@ -212,7 +212,7 @@ def _foreign_op() -> onnx.ModelProto:
         (tiny, ["--kep", "1"], 2, "--kep"),
         (tiny, [], 2, "--keep"),
         (lambda: tiny(RAW, names=()), ["--keep", "1"], 2, "--background first"),
-        (_not_finite, ["--keep", "1"], 2, "finite"),
+        (_not_finite, ["--keep", "1"], 2, "NaN"),
         (_without_head, ["--keep", "1"], 3, "head"),
         (_disagreeing, ["--keep", "1"], 3, "--head"),
         (_foreign_op, ["--keep", "1"], 3, "Blend"),
