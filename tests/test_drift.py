@@ -1,0 +1,199 @@
+"""Drift on pictures: what a right cut changes all the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onnx_headcut import Cut, cut
+from onnx_headcut.drift import decode, measure, precision
+from onnx_headcut.drift.boxes import Detections, from_centres, overlaps, suppressed
+from onnx_headcut.drift.matching import pair
+from onnx_headcut.errors import InputError
+from onnx_headcut.plan import OutputClasses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parent.parent
+SHAPES = ROOT / "models" / "shapes" / "ssd_shapes_ts_softmax.onnx"
+KEEP = ("heart", "star", "circle")
+FED = (100, 50)
+
+
+@pytest.fixture(scope="session")
+def shapes_cut() -> Cut:
+    return cut(SHAPES, KEEP, provider="cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures with annotations in COCO's format beside them."""
+    sys.path.insert(0, str(ROOT))
+    from models.shapes.pictures import NAMES, picture  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("pictures")
+    images, objects = [], []
+    for seed in range(24):
+        pixels, boxes, labels = picture(seed)
+        Image.fromarray(pixels).save(folder / f"{seed:02}.png")
+        images.append({"id": seed, "file_name": f"{seed:02}.png", "width": 128, "height": 128})
+        objects += [
+            {"image_id": seed, "category_id": int(k), "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            for (x0, y0, x1, y1), k in zip(boxes.tolist(), labels.tolist(), strict=True)
+        ]
+    categories = [{"id": k, "name": name} for k, name in enumerate(NAMES) if k]
+    data = {"images": images, "annotations": objects, "categories": categories}
+    (folder / "objects.json").write_text(json.dumps(data))
+    return folder
+
+
+def subject(result: Cut) -> measure.Subject:
+    assert result.verdict is not None
+    import onnx  # noqa: PLC0415
+
+    proto = onnx.load(SHAPES)
+    return measure.Subject(SHAPES, result.model, proto, result.plan, result.classes, result.verdict)
+
+
+def test_a_softmax_over_fewer_classes_raises_scores_and_answers_for_dropped_ones(
+    shapes_cut: Cut, pictures: Path
+) -> None:
+    images = measure.pictures_in(pictures)
+    found = measure.measure(subject(shapes_cut), images, annotations=pictures / "objects.json")
+    assert [row.name for row in found.classes] == list(KEEP)
+    assert found.total("matched") > 5
+    assert found.total("lost") == 0
+    assert found.score_change[0] > 0
+    assert found.total("gained") >= found.total("on_dropped") > 0
+    before, after = found.mean("ap50_before"), found.mean("ap50_after")
+    assert before is not None
+    assert after is not None
+    assert before > 0.7
+    assert found.annotated == 24
+    text = json.dumps(found.to_json(), allow_nan=False) + "\n".join(found.lines())
+    assert str(pictures) not in text
+    assert "where a dropped object is" in text
+
+
+def test_a_cut_to_everything_drifts_nowhere(pictures: Path) -> None:
+    result = cut(SHAPES, "1-14", provider="cpu")
+    found = measure.measure(subject(result), measure.pictures_in(pictures)[:3])
+    assert found.score_change == (0.0, 0.0)
+    assert found.total("gained") == found.total("lost") == found.total("moved") == 0
+
+
+# ---------------------------------------------------------------------------------- decoding
+
+
+def outputs(*kinds: tuple[str, str, int | None]) -> list[OutputClasses]:
+    return [OutputClasses(name, None, kind, axis) for name, kind, axis in kinds]
+
+
+def decoded(
+    values: dict[str, Any], said: Sequence[OutputClasses], background: int | None = None
+) -> Detections:
+    reader = decode.Decoder(said, (0, 1, 2), {0.0: 0, 1.0: 1, 7.0: 2}, background)
+    arrays = {name: np.asarray(value, np.float32) for name, value in values.items()}
+    return reader.read(arrays, FED, (400, 200))
+
+
+def test_rows_in_three_outputs_are_read() -> None:
+    said = outputs(("a", "detections", None), ("b", "class ids", None), ("c", "detections", None))
+    values = {"a": [[[10, 10, 20, 20], [0, 0, 50, 25]]], "b": [[7, 1]], "c": [[0.4, 0.9]]}
+    found = decoded(values, said)
+    assert found.columns.tolist() == [1, 2]
+    assert found.boxes[0].tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_tensorflow_has_y_first_and_rows_of_six_are_read() -> None:
+    said = outputs(("n", "class ids", None))
+    values = {"TFLite_Detection": [[[0.1, 0.2, 0.3, 0.4]]], "n": [[0]], "scores": [[0.8]]}
+    assert decoded(values, said).boxes[0] == pytest.approx([0.2, 0.1, 0.4, 0.3])
+    six = decoded({"rows": [[40, 20, 80, 40, 0.7, 7]]}, outputs(("rows", "detections", None)))
+    assert (six.columns.tolist(), six.boxes[0].tolist()) == ([2], [0.4, 0.4, 0.8, 0.8])
+
+
+def test_boxes_and_scores_in_one_tensor_on_either_axis_are_read() -> None:
+    row = [50, 25, 20, 10, 0.1, 0.9, 0.2]
+    for axis, value in ((2, [[row, row]]), (1, np.array([[row, row]]).transpose(0, 2, 1))):
+        found = decoded({"y": value}, outputs(("y", "scores", axis)))
+        assert (len(found), found.columns.tolist()) == (1, [1])
+        assert found.boxes[0] == pytest.approx([0.4, 0.4, 0.6, 0.6])
+
+
+def test_what_needs_anchors_is_not_guessed() -> None:
+    raw = np.random.default_rng(0).normal(size=(1, 9, 4))
+    said = outputs(("s", "scores", 2))
+    with pytest.raises(decode.CannotDecode, match="anchors"):
+        decoded({"s": np.full((1, 9, 3), 0.9), "b": raw}, said)
+    with pytest.raises(decode.CannotDecode, match="level"):
+        decoded({}, outputs(("s", "scores", 2), ("t", "scores", 2)))
+    with pytest.raises(decode.CannotDecode, match="class ids"):
+        decoded({"x": [1.0]}, [])
+
+
+def test_raw_scores_become_probabilities() -> None:
+    logits = np.array([[0.0, 2.0, -3.0]])
+    assert decode.probabilities(logits, softmax=True).sum() == pytest.approx(1)
+    assert decode.probabilities(logits, softmax=False)[0, 0] == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------------------------- arithmetic
+
+
+def test_overlap_and_suppression() -> None:
+    boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 5, 5]], np.float64)
+    assert overlaps(boxes, boxes)[0].tolist() == pytest.approx([1, 1 / 3, 0])
+    same = Detections(boxes[[0, 0, 1]], np.array([1, 1, 1]), np.array([0.9, 0.8, 0.7]))
+    assert len(suppressed(same)) == 2
+    assert from_centres(np.array([[2.0, 2, 2, 4]])).tolist() == [[1, 0, 3, 4]]
+
+
+def test_pairs_are_of_one_class_and_place() -> None:
+    far, near, box = [0.6, 0.6, 0.9, 0.9], [0.1, 0.1, 0.32, 0.3], [0.1, 0.1, 0.3, 0.3]
+    before = Detections(np.array([box, far]), np.array([1, 9]), np.array([0.9, 0.8]))
+    after = Detections(np.array([near, far, far]), np.array([1, 1, 2]), np.array([0.9, 0.5, 0.4]))
+    found = pair(before, after, frozenset({1, 2}))
+    assert (found.pairs, found.lost) == (((0, 0),), ())
+    assert found.moved == {(0, 0)}
+    assert found.gained == found.on_dropped == (1, 2)
+
+
+def test_average_precision_by_hand() -> None:
+    box, other = np.array([0.0, 0, 1, 1]), np.array([5.0, 5, 6, 6])
+    truth = [np.array([box]), np.array([box])]
+    assert precision.average_precision([(0.9, 0, box), (0.8, 1, box)], truth) == 1
+    found = [(0.9, 0, other), (0.8, 0, box), (0.7, 0, box)]
+    assert precision.average_precision(found, truth) == pytest.approx(0.25)
+    assert precision.average_precision([], truth) == 0
+    assert precision.average_precision([], [np.zeros((0, 4))]) is None
+
+
+def test_letterboxes_are_undone() -> None:
+    boxes = np.array([[0.0, 0.25, 1.0, 0.75]])
+    assert measure._unletterboxed(boxes, (64, 64), (200, 100), centred=True) == pytest.approx(
+        np.array([[0, 0, 1, 1]])
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "no", '{"images": [{"id": 1}], "categories": [], "annotations": []}']
+)
+def test_broken_annotations_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "objects.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="COCO"):
+        precision.read(path)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=r"picture|folder"):
+            measure.pictures_in(folder)
