@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -28,11 +29,15 @@ from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.labels import Selection
 from onnx_headcut.locate import Located, locate
 from onnx_headcut.plan import Plan, dropped_column, make_plan
+from onnx_headcut.storage.atomic import write
+from onnx_headcut.storage.external import outside, without_links
+from onnx_headcut.storage.lean import fill_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.classes import LabelsLike
+    from onnx_headcut.storage.external import External
     from onnx_headcut.validation import Claims
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict
@@ -90,9 +95,12 @@ class Understood:
 
 @dataclass(frozen=True)
 class Cut:
-    """The result of a cut: the model, what was planned, and what validation found."""
+    """The result of a cut: the model, what was planned, and what validation found.
 
-    model: onnx.ModelProto
+    ``lean`` is the model with large weights left in the source's file where nothing was run.
+    """
+
+    lean: onnx.ModelProto
     plan: Plan
     before: Figures
     after: Figures
@@ -100,6 +108,12 @@ class Cut:
     kept: Classes
     verdict: Verdict | None
     output: Path | None
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model with all its weights, but for external data; reads them where need be."""
+        fill_all(self.lean)
+        return self.lean
 
     @property
     def exit_code(self) -> int:
@@ -132,19 +146,21 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     return Understood(analysis, located, classes)
 
 
-def inspect(
+def inspect(  # noqa: PLR0913  (each is one option of the command line)
     model: ModelLike,
     *,
     labels: LabelsLike | None = None,
     background: str | int | None = None,
     heads: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    follow_links: bool = False,
 ) -> Inspection:
     """What the tool finds in a model: heads, classes, outputs, and what a cut would save.
 
     Raises InputError, UsageError or GraphRefused; needs no runtime.
     """
-    known = understand(model, Options(labels, background, tuple(heads), input_shapes or {}))
+    source = files.load(model, links=follow_links, small=True)
+    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
     plan = make_plan(known.analysis, known.located,
                      Selection(tuple(range(known.located.count)), known.located.count))  # fmt: skip
     return inspection(known.analysis, known.located, known.classes, plan)
@@ -164,6 +180,8 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     validation: bool = True,
     force: bool = False,
     dry_run: bool = False,
+    external_data: External | None = None,
+    follow_links: bool = False,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Cut:
     """Cut ``model`` to the classes ``keep`` and, where ``output`` is given, write it there.
@@ -171,9 +189,16 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     The file is written only when validation has passed (or was switched off). ``model`` itself is
     never changed. Raises the errors of `onnx_headcut.errors`; a failed or inconclusive validation
     is no error but the result's ``verdict``. ``progress`` is called with the name of each step.
+
+    ``external_data`` says where weights beside the model go: "reference" leaves them where they
+    lie, "copy" puts them into one file beside the output, "inline" into the model; by default they
+    stay where the output's folder holds them, and are copied elsewhere. ``follow_links`` trusts
+    data files that are symbolic or hard links.
     """
     progress("reading")
-    source = files.load(model)
+    source = files.load(model, links=follow_links, small=not validation)
+    if not dry_run:
+        source.start_hashing()
     target = Path(output) if output is not None else None
     if target is not None and not dry_run:
         files.prepare_output(target, source.path, force=force)
@@ -195,12 +220,13 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     verdict = None
     if validation:
         progress("validating")
-        subject = Subject(source, proto, plan, known.classes.background, applied, source.folder)
+        subject = Subject(source, proto, plan, known.classes.background, applied, source)
         verdict = _validate(subject, provider, inputs, options.input_shapes)
-    result = Cut(proto, plan, before, after, known.classes, known.classes.cut(kept), verdict, target)
+    names = known.classes.cut(kept)
+    result = Cut(proto, plan, before, after, known.classes, names, verdict, target)
     if target is not None and result.exit_code == 0:
         progress("writing")
-        _write(result, source, target)
+        _write(result, source, target, external_data, progress)
     return result
 
 
@@ -215,11 +241,13 @@ def validate(  # noqa: PLR0913
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
+    follow_links: bool = False,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Verdict:
     """Hold a cut model against its original; ``keep`` may be left out where metadata say it."""
     progress("reading")
-    source, other = files.load(original), files.load(cut_model)
+    source = files.load(original, links=follow_links)
+    other = files.load(cut_model, links=follow_links)
     options = Options(labels, background, tuple(heads), input_shapes or {})
     inputs = _read_feeds(feeds, source)
     progress("planning")
@@ -240,7 +268,7 @@ def validate(  # noqa: PLR0913
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
     applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
-    subject = Subject(source, other.proto, plan, known.classes.background, applied, other.folder)
+    subject = Subject(source, other.proto, plan, known.classes.background, applied, other)
     return _validate(subject, provider, inputs, options.input_shapes)
 
 
@@ -256,7 +284,8 @@ class Subject:
     plan: Plan
     background: int | None
     applied: Applied | None
-    folder: Path | None
+    home: files.Source
+    """Where the cut model's external data are."""
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -269,7 +298,6 @@ def _applied(
     source: files.Source, known: Understood, plan: Plan, kept: tuple[int, ...], *, copy: bool
 ) -> tuple[onnx.ModelProto, Applied]:
     """The edited protobuf with its shapes and metadata renewed."""
-    digest = source.sha256
     proto = _copy(source.proto) if copy else source.proto
     if plan.selection.identity:
         return proto, Applied()
@@ -277,7 +305,7 @@ def _applied(
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
-        existing, known.classes, kept, source_sha256=digest, version=__version__
+        existing, known.classes, kept, source_sha256=source.sha256, version=__version__
     )
     _set_metadata(proto, new)
     return proto, applied
@@ -335,9 +363,11 @@ def _validate(
     from onnx_headcut.validation import validate as hold  # noqa: PLC0415
 
     plan = subject.plan
+    original, original_dir = _runnable(subject.source.proto, subject.source)
+    cut_proto, cut_dir = _runnable(subject.proto, subject.home)
     return hold(
-        subject.source.proto,
-        subject.proto,
+        original,
+        cut_proto,
         sites=plan.sites,
         cut_sites=plan.cut_sites,
         order=plan.selection.order,
@@ -346,9 +376,19 @@ def _validate(
         provider=provider,
         settings=Settings(shapes={name: tuple(dims) for name, dims in input_shapes.items()}),
         claims=_claims(subject),
-        original_dir=subject.source.folder,
-        cut_dir=subject.folder,
+        original_dir=original_dir,
+        cut_dir=cut_dir,
     )
+
+
+def _runnable(
+    proto: onnx.ModelProto, home: files.Source
+) -> tuple[onnx.ModelProto, Path | None]:
+    """Give a model as runtimes take it: they refuse data behind links, whatever the user says."""
+    if not home.links or home.folder is None or not outside(files.all_tensors(proto)):
+        return proto, home.folder
+    copy = _copy(proto)
+    return copy, without_links(files.all_tensors(copy), home.folder)
 
 
 def _claims(subject: Subject) -> Claims | None:
@@ -370,11 +410,18 @@ def _claims(subject: Subject) -> Claims | None:
     )
 
 
-def _write(result: Cut, source: files.Source, target: Path) -> None:
-    if result.plan.selection.identity and source.path is not None:
-        files.write_atomically(target, source.path.read_bytes())
+def _write(
+    result: Cut,
+    source: files.Source,
+    target: Path,
+    external_data: External | None,
+    progress: Progress,
+) -> None:
+    beside = outside(files.all_tensors(source.proto))
+    if result.plan.selection.identity and source.path is not None and not beside:
+        write(target, [source.whole()])
         return
-    files.save(result.model, target)
+    files.save(result.lean, target, source, external_data, progress)
 
 
 __all__ = [

@@ -1,88 +1,148 @@
-"""Loading, the index over the protobuf, lossless and atomic saving.
+"""Loading, the index over the protobuf, and saving.
 
-The protobuf is edited in place: what a cut does not concern keeps every byte. External data is
-never loaded here; tensors that a cut changes are resolved one by one.
+The protobuf is edited in place: what a cut does not concern keeps every byte. Weights are read one
+by one where a cut changes them, and else left in their files; see the package `storage`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
+import threading
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
-from onnx import numpy_helper
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_tensor,
-    uses_external_data,
-)
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from onnx_headcut import sanity
 from onnx_headcut.errors import InputError, UsageError
+from onnx_headcut.storage import atomic, external, lean
+from onnx_headcut.storage.tensors import all_tensors, subgraphs_of, to_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.storage.external import External
+
+__all__ = [
+    "Index", "Source", "all_tensors", "captures", "load", "prepare_output", "save", "subgraphs_of",
+    "to_array", "write_atomically",
+]  # fmt: skip
 
 
-@dataclass(frozen=True)
+class _Digest:
+    """The sha256 of a file, computed beside other work."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._error, self._hex = path, "", ""
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                self._hex = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            self._error = error.strerror or str(error)
+
+    def result(self) -> str:
+        """Wait for it; raises InputError where the file could not be read."""
+        self._thread.join()
+        if self._error:
+            raise InputError(f"{self._path} cannot be read: {self._error}")
+        return self._hex
+
+
+@dataclass
 class Source:
-    """A model and where it came from; ``path`` is None for a model given as a protobuf."""
+    """A model and where it came from; ``path`` is None for a model given as a protobuf.
+
+    ``stamp`` tells whether the file is still the one that was read; ``links`` whether external
+    data may be links.
+    """
 
     proto: onnx.ModelProto
     path: Path | None = None
+    stamp: atomic.Stamp | None = None
+    links: bool = False
+    _digest: _Digest | None = None
 
     @property
     def folder(self) -> Path | None:
         """Where external data is looked for."""
         return self.path.parent if self.path else None
 
-    @cached_property
+    def start_hashing(self) -> None:
+        """Begin with `sha256`, which takes a while for a large file."""
+        if self.path is not None and self._digest is None:
+            self._digest = _Digest(self.path)
+
+    @property
     def sha256(self) -> str:
         """Of the file, or of the deterministic serialization of a protobuf."""
         if self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        self.start_hashing()
+        return self._digest.result() if self._digest else ""
+
+    def whole(self) -> atomic.FileRange:
+        """All of the file, for copying."""
+        path = self.path or Path()
+        stamp = self.stamp or atomic.Stamp.of(path)
+        return atomic.FileRange(path, 0, stamp.size, stamp)
 
 
-def load(model: onnx.ModelProto | str | os.PathLike[str]) -> Source:
-    """Read a model without its external data; raises InputError for anything that is not one."""
+def load(
+    model: onnx.ModelProto | str | os.PathLike[str], *, links: bool = False, small: bool = False
+) -> Source:
+    """Read a model without its external data; raises InputError for anything that is not one.
+
+    ``links``: external data may be symbolic or hard links. ``small``: large weights stay in the
+    file (see `storage.lean`), for work that runs nothing.
+    """
     if isinstance(model, onnx.ModelProto):
-        source = Source(model)
+        source = Source(model, links=links)
     else:
-        source = Source(_parse(Path(model)), Path(model))
+        path = Path(model)
+        data, stamp = _read(path, small=small)
+        source = Source(_parse(path, data), path, stamp, links)
     graph = source.proto.graph
     if not graph.node and not graph.output:
         raise InputError(
             f"{_name(source)} holds no graph",
             advice="it is empty, truncated, or not an ONNX model: export it again",
         )
-    _check_external_data(source)
+    external.check(all_tensors(source.proto), source.folder, links=links)
+    sanity.check(source.proto)
     return source
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _read(path: Path, *, small: bool) -> tuple[bytes, atomic.Stamp]:
     if path.is_dir():
         raise InputError(f"{path} is a directory", advice="name the .onnx file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a regular file")
     try:
-        data = path.read_bytes()
+        stamp = atomic.Stamp.of(path)
+        data = lean.read(path, stamp) if small else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if not data:
         raise InputError(f"{path} is empty", advice="export it again")
+    return data, stamp
+
+
+def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     try:
-        return onnx.load_model_from_string(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return onnx.load_model_from_string(data)
     except (DecodeError, ValueError, RuntimeError):
         raise InputError(
             f"{path} is not an ONNX model, or is truncated",
@@ -92,78 +152,6 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 def _name(source: Source) -> str:
     return str(source.path) if source.path else "the model"
-
-
-def _check_external_data(source: Source) -> None:
-    """Every external tensor must lie inside the model's folder, in a file that holds it."""
-    for tensor in all_tensors(source.proto):
-        if not uses_external_data(tensor):
-            continue
-        info = ExternalDataInfo(tensor)
-        if source.folder is None:
-            raise InputError(
-                f"tensor {tensor.name!r} is stored in {info.location!r}, outside the protobuf",
-                advice="give the path of the model's file instead of the ModelProto",
-            )
-        # absolute: "../x" lies below "." as far as the words go
-        folder = Path(os.path.normpath(source.folder.absolute()))
-        where = Path(os.path.normpath(folder / info.location))
-        inside = not Path(info.location).is_absolute() and where.is_relative_to(folder)
-        if not inside:
-            raise InputError(
-                f"tensor {tensor.name!r} points to external data outside the model's folder: "
-                f"{info.location!r}",
-                advice="move the data beside the model, or export it again",
-            )
-        if not where.is_file():
-            raise InputError(
-                f"external data file {info.location!r} of tensor {tensor.name!r} is missing",
-                advice=f"put it beside {_name(source)}",
-            )
-        if (info.offset or 0) + (info.length or 0) > where.stat().st_size:
-            raise InputError(
-                f"external data file {info.location!r} is too short for tensor {tensor.name!r}",
-                advice="the file is truncated: fetch or export it again",
-            )
-
-
-def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor: initializers and attributes, subgraphs and functions included."""
-    yield from _graph_tensors(proto.graph)
-    for function in proto.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: object) -> Iterator[onnx.TensorProto]:
-    for node in nodes:  # type: ignore[attr-defined]  # a protobuf repeated field
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-            for graph in subgraphs_of(attribute):
-                yield from _graph_tensors(graph)
-
-
-def subgraphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """The graphs that an attribute holds."""
-    if attribute.type == onnx.AttributeProto.GRAPH:
-        return [attribute.g]
-    return list(attribute.graphs)
-
-
-def to_array(tensor: onnx.TensorProto, folder: Path | None) -> Array:
-    """A stored tensor's value, read from external data where it lies there."""
-    if uses_external_data(tensor):
-        copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
-        load_external_data_for_tensor(copy, str(folder))
-        tensor = copy
-    return numpy_helper.to_array(tensor)
 
 
 @dataclass
@@ -221,41 +209,42 @@ def prepare_output(output: Path, source: Path | None, *, force: bool) -> None:
         raise UsageError(f"{output} exists", advice="choose another output, or say --force")
 
 
-def save(proto: onnx.ModelProto, output: Path) -> int:
-    """Write beside the destination, then rename; returns the size in bytes. Never half a file."""
-    try:
-        data = proto.SerializeToString()
-    except (EncodeError, ValueError):
-        raise InputError(
-            f"{output} would exceed 2 GiB, the limit of a protobuf",
-            advice="save the original with external data first (onnx.save, save_as_external_data)",
-        ) from None
-    write_atomically(output, data)
-    return len(data)
-
-
 def write_atomically(output: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file in the same folder, sync it, rename it over ``output``."""
-    handle, name = -1, ""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = output.stat().st_mode & 0o777 if output.exists() else 0o666 & ~_umask()
-        os.chmod(name, mode)
-        os.replace(name, output)
-        name = ""
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}") from None
-    finally:
-        if name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
+    """Write a file whole or not at all; raises UsageError where it cannot be written."""
+    atomic.write(output, [data])
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def save(
+    proto: onnx.ModelProto,
+    output: Path,
+    source: Source,
+    choice: External | None = None,
+    told: Callable[[str], None] = lambda step: None,  # noqa: ARG005
+) -> None:
+    """Write a model that came from ``source``, and its data file where it gets one. All or nothing.
+
+    ``choice`` says where external data go (see `external.place`); ``told`` is called with what is
+    being done. Raises UsageError where nothing can be written, InputError above 2 GiB.
+    """
+    folder = source.folder
+    placed = external.Placed(proto)
+    if folder is not None and external.outside(all_tensors(proto)):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        placed = external.place(copy, list(all_tensors(copy)), (folder, output), choice)
+    chunks = lean.chunks(placed.proto)
+    if placed.data is None:
+        atomic.write(output, chunks)
+        return
+    size = placed.size
+    with atomic.Pending(placed.data) as data, atomic.Pending(output) as model:
+        data.write(placed.chunks, lambda done: told(f"copying {done >> 20} of {size >> 20} MiB"))
+        model.write(chunks, lambda done: None)  # noqa: ARG005
+        new = not placed.data.exists()
+        data.place()
+        try:
+            model.place()
+        except BaseException:
+            if new:
+                placed.data.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,151 @@
+"""Is it a model at all? What the ONNX specification demands and the rest of the tool relies on.
+
+Checked here, in Python, before any library computes with a stranger's graph: names are text and
+made once, nodes come after what they read (so there are no cycles), tensors hold what their shapes
+say, local functions do not call each other in circles. https://onnx.ai/onnx/repo-docs/IR.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_headcut.errors import InputError
+from onnx_headcut.storage.tensors import all_tensors, check_size, subgraphs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import onnx
+
+DEPTH = 60
+"""Graphs within graphs; protobuf's own limit lies at about 33 for a file."""
+
+RANK = 64
+_MISSORTED = "the graph is not sorted, or damaged: export it again"
+
+
+def check(proto: onnx.ModelProto) -> None:
+    """Raise InputError for a model that breaks the specification where the tool relies on it."""
+    _check_depth(proto.graph, DEPTH)
+    domains = {"ai.onnx" if not o.domain else o.domain: o.version for o in proto.opset_import}
+    if not proto.opset_import and proto.ir_version < 3:
+        domains["ai.onnx"] = 1
+    for domain, version in domains.items():
+        _text(domain, "an opset's domain")
+        if not 0 < version < 1 << 31:
+            raise InputError(f"opset {domain!r} has no sensible version: {version}")
+    _check_functions(proto)
+    scope = _Scope(set(domains), {(f.domain, f.name) for f in proto.functions})
+    scope.graph(proto.graph, frozenset())
+    for tensor in all_tensors(proto):
+        _text(tensor.name, "a tensor's name")
+        check_size(tensor)
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        _check_shape(value)
+
+
+def _check_depth(graph: onnx.GraphProto, left: int) -> None:
+    if not left:
+        raise InputError(f"graphs are nested more than {DEPTH} deep")
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in subgraphs_of(attribute):
+                _check_depth(inner, left - 1)
+
+
+def _text(name: object, what: str) -> str:
+    if not isinstance(name, str):  # protobuf gives bytes where they are no UTF-8
+        raise InputError(f"{what} is not text: {name!r}", advice="names must be UTF-8")
+    return name
+
+
+def _check_shape(value: onnx.ValueInfoProto) -> None:
+    _text(value.name, "a value's name")
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) > RANK:
+        raise InputError(f"{value.name!r} has {len(dims)} axes, more than {RANK}")
+    for dim in dims:
+        _text(dim.dim_param, "a dimension's name")
+        if dim.dim_value < 0:
+            raise InputError(f"{value.name!r} is declared with a negative extent: {dim.dim_value}")
+
+
+class _Scope:
+    """Walks graphs with the names that are known at each node."""
+
+    def __init__(self, domains: set[str], functions: set[tuple[str, str]]) -> None:
+        self.domains, self.functions = domains, functions
+
+    def graph(self, graph: onnx.GraphProto, around: frozenset[str]) -> None:
+        inputs = [_text(v.name, "an input's name") for v in graph.input]
+        stored = [t.name for t in graph.initializer]
+        stored += [t.values.name for t in graph.sparse_initializer]
+        _once(inputs, "inputs")
+        _once(stored, "initializers")
+        known = {*around, *inputs, *stored}
+        self.nodes(graph.node, known, made={*inputs, *stored})
+        for output in graph.output:
+            if _text(output.name, "an output's name") not in known:
+                raise InputError(f"nothing makes the output {output.name!r}", advice=_MISSORTED)
+
+    def nodes(self, nodes: Iterable[onnx.NodeProto], known: set[str], made: set[str]) -> None:
+        for node in nodes:
+            self._check_domain(node)
+            for name in node.input:
+                if name and name not in known:
+                    raise InputError(
+                        f"{_say(node)} reads {_text(name, 'an input')!r}, which nothing before it"
+                        " makes",
+                        advice=_MISSORTED,
+                    )
+            for attribute in node.attribute:
+                for inner in subgraphs_of(attribute):
+                    self.graph(inner, frozenset(known))
+            for name in node.output:
+                if name and name in made:
+                    raise InputError(f"two things make {name!r}, of which one is {_say(node)}")
+                if name:
+                    made.add(_text(name, "an output"))
+                    known.add(name)
+
+    def _check_domain(self, node: onnx.NodeProto) -> None:
+        for name in (node.name, node.op_type, node.domain, *(a.name for a in node.attribute)):
+            _text(name, f"a name in node {node.name!r}")
+        domain = node.domain or "ai.onnx"
+        if domain not in self.domains and (node.domain, node.op_type) not in self.functions:
+            raise InputError(
+                f"{_say(node)} is of the domain {domain!r}, of which the model imports no opset"
+            )
+
+
+def _say(node: onnx.NodeProto) -> str:
+    return f"the {node.op_type} node {node.name or next(iter(node.output), '')!r}"
+
+
+def _once(names: Sequence[str], what: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{twice!r} is there twice among the {what}")
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    """Functions are known by one name each, sorted inside, and end."""
+    functions = {(f.domain, f.name): f for f in proto.functions}
+    if len(functions) < len(proto.functions):
+        raise InputError("two local functions have the same name")
+    calls = {}
+    for key, function in functions.items():
+        domains = {o.domain or "ai.onnx" for o in function.opset_import}
+        scope = _Scope(domains, set(functions))
+        known = {_text(name, "a function's input") for name in function.input}
+        scope.nodes(function.node, known, made=set(known))
+        missing = [name for name in function.output if name not in known]
+        if missing:
+            raise InputError(f"nothing makes the output {missing[0]!r} of function {key[1]!r}")
+        calls[key] = {(n.domain, n.op_type) for n in function.node} & functions.keys()
+    while calls:
+        ends = [key for key, called in calls.items() if not called & calls.keys()]
+        if not ends:
+            raise InputError(f"the local function {next(iter(calls))[1]!r} calls itself")
+        for key in ends:
+            del calls[key]

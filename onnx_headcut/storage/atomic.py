@@ -1,0 +1,228 @@
+"""Write a file whole or not at all, from bytes and from ranges of other files.
+
+The new file has no name until it is complete: where the operating system can (Linux), not even a
+killed process leaves anything behind. Then it takes the place of the old one in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from onnx_headcut.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_BLOCK = 1 << 20
+_STEP = 1 << 26
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What tells that a file is still the one that was read: size in bytes and change time."""
+
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path | int) -> Stamp:
+        """Look at a file now; raises OSError."""
+        stat = os.stat(path)  # noqa: PTH116  (descriptors too)
+        return cls(stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """``length`` bytes of a file from ``offset`` on, as the file was when it had ``stamp``."""
+
+    path: Path
+    offset: int
+    length: int
+    stamp: Stamp | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[int]:
+        """Give a descriptor; raises InputError where the file is gone or has changed meanwhile."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        try:
+            self._check(descriptor)
+            yield descriptor
+            self._check(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _check(self, descriptor: int) -> None:
+        if self.stamp is not None and Stamp.of(descriptor) != self.stamp:
+            raise InputError(
+                f"{self.path} has changed while it was read",
+                advice="another program writes it: try again when that is done",
+            )
+
+    def read(self) -> bytes:
+        """Read the bytes of the range; raises InputError where the file is shorter."""
+        with self.open() as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.length)
+        if len(data) != self.length:
+            raise InputError(f"{self.path} ends before byte {self.offset + self.length}")
+        return data
+
+
+Chunk = bytes | FileRange
+
+
+def write(
+    output: Path,
+    chunks: Iterable[Chunk],
+    told: Callable[[int], None] = lambda done: None,  # noqa: ARG005
+) -> None:
+    """Write ``chunks`` to ``output``: all of them, or the old file stays. See `Pending`."""
+    with Pending(output) as pending:
+        pending.write(chunks, told)
+        pending.place()
+
+
+class Pending:
+    """A file that is being written and has no name yet; leaving the context forgets it.
+
+    Raises UsageError where it cannot be written: disk full, folder not writable.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._name = ""
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        with self._speaking():
+            self._descriptor, self._name = _nameless(self.output)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        if self._name:
+            with contextlib.suppress(OSError):
+                Path(self._name).unlink()
+
+    def write(self, chunks: Iterable[Chunk], told: Callable[[int], None]) -> None:
+        """Append ``chunks``; ``told`` is called with the bytes done so far, now and then."""
+        done = 0
+        with self._speaking():
+            for chunk in chunks:
+                if isinstance(chunk, FileRange):
+                    with chunk.open() as source:
+                        for count in _copy(source, self._descriptor, chunk):
+                            done += count
+                            told(done)
+                else:
+                    _write_all(self._descriptor, chunk)
+                    done += len(chunk)
+            told(done)
+
+    def place(self) -> None:
+        """Make what was written durable and give it its name, in place of an older file."""
+        with self._speaking():
+            os.fsync(self._descriptor)
+            if hasattr(os, "fchmod"):
+                os.fchmod(self._descriptor, _mode(self.output))
+            if not self._name:
+                self._name = _link(self._descriptor, self.output)
+            if os.name == "nt":  # an open file cannot be renamed there
+                os.close(self._descriptor)
+                self._descriptor = -1
+            Path(self._name).replace(self.output)
+            self._name = ""
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(f"{self.output} cannot be written: {error.strerror}") from None
+
+
+def _nameless(output: Path) -> tuple[int, str]:
+    """Open a file without a name in the folder of ``output``; with a hidden one where need be."""
+    if hasattr(os, "O_TMPFILE"):
+        with contextlib.suppress(OSError):
+            folder = output.parent
+            return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), ""
+    return tempfile.mkstemp(prefix=f".{output.name[:100]}.", suffix=".part", dir=output.parent)
+
+
+def _link(descriptor: int, output: Path) -> str:
+    """Name a nameless file beside ``output``; a link cannot take the place of another file."""
+    name = output.parent / f".{output.name[:100]}.{os.urandom(4).hex()}.part"
+    folder = os.open(output.parent, os.O_RDONLY)
+    try:  # only with a folder's descriptor does Python use the call that follows /proc's links
+        os.link(f"/proc/self/fd/{descriptor}", name.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+    return str(name)
+
+
+def _mode(output: Path) -> int:
+    """Permissions as the older file had them, or as a new file gets them."""
+    if output.exists():
+        return output.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view[:_STEP]) :]
+
+
+def _copy(source: int, target: int, part: FileRange) -> Iterator[int]:
+    """Copy a range by the fastest way there is; yields the bytes of each step."""
+    at, end = part.offset, part.offset + part.length
+    ways = [way for way in (_by_kernel, _by_sendfile) if _has(way)] + [_by_hand]
+    while at < end:
+        try:
+            count = ways[0](source, target, at, min(end - at, _STEP))
+        except OSError:
+            if len(ways) == 1:
+                raise
+            del ways[0]  # not between these two file systems, say
+            continue
+        if count == 0 and len(ways) > 1:
+            del ways[0]
+            continue
+        if count == 0:
+            raise InputError(f"{part.path} ends before byte {end}")
+        at += count
+        yield count
+
+
+def _has(way: Callable[[int, int, int, int], int]) -> bool:
+    return hasattr(os, "copy_file_range" if way is _by_kernel else "sendfile")
+
+
+def _by_kernel(source: int, target: int, at: int, count: int) -> int:
+    return os.copy_file_range(source, target, count, offset_src=at)
+
+
+def _by_sendfile(source: int, target: int, at: int, count: int) -> int:
+    return os.sendfile(target, source, at, count)
+
+
+def _by_hand(source: int, target: int, at: int, count: int) -> int:
+    os.lseek(source, at, os.SEEK_SET)
+    data = os.read(source, min(count, _BLOCK))
+    _write_all(target, data)
+    return len(data)
