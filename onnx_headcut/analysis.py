@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from onnx_headcut.facts import Array
     from onnx_headcut.labels import Mark, Selection
 
 EXAMPLE_BATCH = 2
@@ -57,6 +58,8 @@ class Scope:
     marks: dict[str, Mark] = field(default_factory=dict)
     children: dict[tuple[int, int], Scope] = field(default_factory=dict)
     """Bodies of If, Loop and Scan, by node number and number of the body."""
+    tables: dict[str, list[Array]] = field(default_factory=dict)
+    """In the body of a Loop: values that depend on the number of the iteration alone."""
     otherwise: Callable[[], Scope] | None = None
     """Of the main graph: makes the same scope for other example extents."""
     _twin: Scope | None = None

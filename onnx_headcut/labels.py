@@ -11,6 +11,7 @@ no mark        independent of classes
 `Whole`        the whole tensor belongs to one class (an unrolled per-class branch)
 `Rows`         depends on scores of several classes, along no static axis: detections as found
 `Lookup`       its *values* are numbers that know the classes: ids, flat (box, class) indices
+`PerIteration` in a Loop over classes: known for every iteration
 `Columns`      positions of one axis have marks of their own: NonMaxSuppression's index triples
 =============  =====================================================================================
 """
@@ -159,6 +160,29 @@ class Lookup(Mark):
     options: tuple[Option, ...] = field(compare=False)
     origin: str = ""
     direct: bool = False
+
+
+@dataclass(frozen=True)
+class IteratedOption:
+    """One way a `PerIteration` value may come out; ``edits`` and ``left`` as for `Option`."""
+
+    new: tuple[Array, ...]
+    edits: tuple[Any, ...] = ()
+    left: frozenset[Any] = frozenset()
+
+
+@dataclass(frozen=True)
+class PerIteration(Mark):
+    """In a Loop over classes: the tensor's whole value in each iteration.
+
+    Iteration ``p`` works on class ``ids[p]``; after the cut, iteration ``q`` is the one that was
+    ``take[q]``. ``old[p]`` and ``option.new[q]`` are complete values of the tensor.
+    """
+
+    ids: Ints = field(compare=False)
+    take: Ints = field(compare=False)
+    old: tuple[Array, ...] = field(compare=False)
+    options: tuple[IteratedOption, ...] = field(compare=False)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.labels import Columns, Labels, Lookup, Rows, Whole
+from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
 from onnx_headcut.rules import (
     branches,
     control,
     detections,
     elementwise,
     indexing,
+    iterated,
     movement,
     quantized,
     scores,
@@ -69,6 +70,8 @@ def outcome(view: View, head: Labels | None) -> Outcome:
 def told(view: View) -> Outcome:
     """What the rules say of a node, in its plain form where it has one."""
     marks = [m for m in view.marks if m is not None]
+    if any(isinstance(m, PerIteration) for m in marks):
+        return iterated.iterated(view)
     if any(isinstance(m, Labels) for m in marks):
         found = RULES.get(view.op) if view.node.domain in STANDARD_DOMAINS else None
         if found is None:

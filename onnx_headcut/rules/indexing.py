@@ -11,9 +11,11 @@ from onnx_headcut.demand import is_fixed, select
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.values import (
+    NO_SLOT,
     commit,
     counted,
     decide,
+    filled,
     is_free,
     is_position,
     merge_options,
@@ -351,6 +353,8 @@ def columns(view: View) -> Outcome:
         shift = view.rank(1) - 1 if axis < mark.axis else 0
         moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
         return Outcome([Columns(mark.axis + shift, moved)])
+    if view.op == "Pad":
+        return pad_rows(view, mark)
     if view.op in movement.RULES:
         return move_columns(view, mark)
     view.refuse("a table of indices with a class column is used in a way no rule covers")
@@ -362,6 +366,20 @@ def _rows_by_index(view: View, mark: Columns) -> Outcome:
         view.refuse("columns of a table of indices are picked by computed indices")
     moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
     return Outcome([Columns(mark.axis, moved)])
+
+
+def pad_rows(view: View, mark: Columns) -> Outcome:
+    """Pad rows of a table: the padding becomes a filler of every column of class numbers."""
+    pads = view.attrs.get("pads") if "pads" in view.attrs else view.old[1].value
+    if pads is None or np.asarray(pads).reshape(2, -1)[:, mark.axis].any() or len(view.old) > 3:
+        view.refuse("whether it pads columns of class numbers is not known")
+    fill = view.old[2].value if len(view.old) > 2 and view.node.input[2] else None
+    value = view.attrs.get("value", 0.0) if fill is None else fill.item()
+    stored = len(view.old) > 2 and is_fixed(view.scope, view.node.input[2])
+    slot = 2 if stored and sum(isinstance(m, Lookup) for m in mark.marks) == 1 else NO_SLOT
+    marks = tuple(filled(view, picked(view, m), value, slot) if isinstance(m, Lookup) else m
+                  for m in mark.marks)  # fmt: skip
+    return Outcome([Columns(mark.axis, marks)])
 
 
 def move_columns(view: View, mark: Columns) -> Outcome:

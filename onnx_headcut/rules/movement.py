@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.trace import View
 
+class PicksByIteration(Exception):  # noqa: N818  no error: the loop is one over classes
+    """A class is picked out of the scores by the number of a Loop's iteration."""
+
+
 Proposal = "list[ed.Edit]"
 
 FILL = -1
@@ -63,6 +67,8 @@ def movement(view: View) -> Outcome:
 def run(view: View, node: Any, values: Sequence[Array | None], data: Array) -> list[Array]:
     """The op on ``data``, with its other inputs as they are known."""
     for i, name in enumerate(node.input):
+        if i and name and name in view.scope.tables:
+            raise PicksByIteration
         if i and name and values[i] is None:
             view.refuse(f"its input {name!r} is computed from the picture's contents")
     if view.op == "Pad":

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST_OPTIONS = 16
 
+NO_SLOT = 1 << 16
+"""Number of an input that no node has: a filler that cannot be changed where it stands."""
+
 FLOATS = frozenset({1, 10, 11, 16})
 """Element types float, float16, double, bfloat16."""
 
@@ -381,7 +384,7 @@ def scatter(view: View) -> Outcome:
         decide(view, index, {"free"})
     if isinstance(updates, Lookup) and data is None and value is not None:
         if len(np.unique(value)) == 1:
-            return Outcome([filled(view, picked(view, updates), value.flat[0].item(), 99)])
+            return Outcome([filled(view, picked(view, updates), value.flat[0].item(), NO_SLOT)])
     elif isinstance(updates, Lookup) and isinstance(data, Lookup) and (
         np.array_equal(updates.ids, data.ids[: len(updates.ids)])
     ):

@@ -1,0 +1,247 @@
+"""Loops over classes: a branch with a variable for the class.
+
+In such a body many tensors depend on nothing but the number of the iteration: the class it works
+on, slice bounds, the loop's condition. Their values are known for every iteration, before the cut
+and after it (`PerIteration`). Any op on them is simply run for each iteration; a constant that
+equals the class count stays an option as for a `Lookup`. Where such a value picks a class out of
+the scores, it must pick the one that the new iteration stands for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.demand import is_fixed
+from onnx_headcut.labels import (
+    IteratedOption,
+    Labels,
+    Lookup,
+    Mark,
+    Option,
+    PerIteration,
+    Rows,
+    Whole,
+)
+from onnx_headcut.rules import movement
+from onnx_headcut.rules.values import MOST_OPTIONS, commit, counted, possible
+from onnx_headcut.trace import Outcome, edited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import View
+
+
+def iterated(view: View) -> Outcome:
+    """An op that `PerIteration` values reach."""
+    labelled = [m for m in view.marks if isinstance(m, Labels)]
+    if labelled:
+        return pick(view)
+    known = all(
+        isinstance(m, PerIteration) or (m is None and f.value is not None) or not n
+        for m, f, n in zip(view.marks, view.old, view.node.input, strict=True)
+    )
+    if known:
+        return compute(view)
+    if view.op in {"Shape", "Size"}:
+        return Outcome([None])
+    if view.op in {"Expand", "Add", "Mul", "Where", "ConstantOfShape", "Gather", "Concat", "Tile"}:
+        return fill(view)
+    view.refuse("what it makes depends on the class of the iteration and on the picture")
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def compute(view: View) -> Outcome:
+    """Run the op for each iteration, before and after, for every open choice."""
+    first = next(m for m in view.marks if isinstance(m, PerIteration))
+    before = [run(view, view.node, [_at(m, f.value, t) for m, f in _inputs(view)])
+              for t in range(len(first.ids))]  # fmt: skip
+    options: list[list[IteratedOption]] = [[] for _ in view.node.output]
+    count = len(first.take)
+    for chosen in _combinations(view):
+        for proposal, left in _choices(view, first):
+            merged = _merged(chosen, proposal, left)
+            if merged is None:
+                continue
+            edits, kept = merged
+            node, facts = edited(view.node, view.new, proposal)
+            try:
+                after = [run(view, node, [_new(o, f.value, t) for o, f in zip(chosen, facts, strict=False)])
+                         for t in range(count)]  # fmt: skip
+            except Exception:  # noqa: BLE001  an index outside its table: not this choice
+                continue
+            for k, found in enumerate(options):
+                new = tuple(a[k] for a in after)
+                if not any(_same(new, o.new) and o.edits == edits for o in found):
+                    found.append(IteratedOption(new, edits, kept))
+    if not options[0]:
+        view.refuse("it cannot be computed for the kept classes alone")
+    marks = [PerIteration(first.ids, first.take, tuple(b[k] for b in before),
+                          tuple(sorted(found, key=lambda o: len(o.edits))[:MOST_OPTIONS]))
+             for k, found in enumerate(options)]  # fmt: skip
+    return Outcome(marks)
+
+
+def _inputs(view: View) -> Iterator[tuple[Mark | None, object]]:
+    return zip(view.marks, view.old, strict=True)  # type: ignore[return-value]
+
+
+def _at(mark: Mark | None, value: Array | None, t: int) -> Array | None:
+    return mark.old[t] if isinstance(mark, PerIteration) else value
+
+
+def _new(option: IteratedOption | None, value: Array | None, t: int) -> Array | None:
+    return value if option is None else option.new[t]
+
+
+def run(view: View, node: object, inputs: Sequence[Array | None]) -> list[Array]:
+    """The op by the reference implementation."""
+    return view.trace.interpreter.run(node, inputs)  # type: ignore[arg-type]
+
+
+def _same(a: Sequence[Array], b: Sequence[Array]) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape and np.array_equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _combinations(view: View) -> Iterator[list[IteratedOption | None]]:
+    def walk(k: int) -> Iterator[list[IteratedOption | None]]:
+        if k == len(view.marks):
+            yield []
+            return
+        mark = view.marks[k]
+        heads = mark.options if isinstance(mark, PerIteration) else (None,)
+        for head in heads:
+            for rest in walk(k + 1):
+                yield [head, *rest]
+
+    return walk(0)
+
+
+def _choices(
+    view: View, first: PerIteration
+) -> Iterator[tuple[list[ed.Edit], frozenset[object]]]:
+    """The constants as they are, and each with the class count put right."""
+    counts = Lookup(first.ids, first.take, np.arange(len(first.ids)), ())
+    numbers: list[tuple[int, Array]] = []
+    for i, mark in enumerate(view.marks):
+        value = view.old[i].value
+        if mark is None and view.node.input[i] and value is not None and value.size == 1:
+            if is_fixed(view.scope, view.node.input[i]):
+                numbers += [(i, v) for v in counted(counts, value)]
+    yield [], frozenset((view.place, "input", i) for i, _ in numbers)
+    for i, value in numbers:
+        yield [ed.Replace(view.place, i, value)], frozenset()
+
+
+def _merged(
+    chosen: Sequence[IteratedOption | None], proposal: list[ed.Edit], left: frozenset[object]
+) -> tuple[tuple[ed.Edit, ...], frozenset[object]] | None:
+    edits: dict[object, ed.Edit] = {}
+    kept = left
+    for option in chosen:
+        if option is not None:
+            kept |= option.left
+    for edit in [*(e for o in chosen if o is not None for e in o.edits), *proposal]:
+        if not ed.same(edits.setdefault(edit.key, edit), edit):
+            return None
+    return None if kept & set(edits) else (tuple(edits.values()), kept)
+
+
+# ------------------------------------------------------------------------------------- uses
+
+
+def pick(view: View) -> Outcome:
+    """Slice or Gather one class out of the scores, by the number of the iteration."""
+    labels = view.labels(0)
+    shape = view.shape(0)
+    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    left = numbers.take(view.take(labels.ids), labels.axis)
+    first = next(m for m in view.marks if isinstance(m, PerIteration))
+    before = [run(view, view.node, [numbers, *_rest(view, t)])[0] for t in range(len(first.ids))]
+    for chosen in _combinations(view):
+        merged = _merged(chosen, [], frozenset())
+        if merged is None:
+            continue
+        option = IteratedOption((), *merged)
+        try:
+            after = [
+                run(view, view.node, [left, *(_new(o, f.value, q) for o, f in
+                                              zip(chosen[1:], view.new[1:], strict=True))])[0]
+                for q in range(len(first.take))
+            ]  # fmt: skip
+        except Exception:  # noqa: BLE001, S112  outside the shortened axis: not this choice
+            continue
+        wanted = [before[p] for p in first.take]
+        if _same(after, wanted) and possible(view, option):
+            commit(view, option)
+            return Outcome([Rows()])
+    view.refuse("the iterations that stay would pick other classes")
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def _rest(view: View, t: int) -> list[Array | None]:
+    return [_at(m, f.value, t) for m, f in list(zip(view.marks, view.old, strict=True))[1:]]
+
+
+def classes_of(view: View, labels: Labels, tables: dict[str, list[Array]]) -> Ints | None:
+    """The class that each iteration picks out of labelled scores; None if it picks several."""
+    shape = view.shape(0)
+    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    count = len(next(iter(tables.values())))
+    classes = []
+    for t in range(count):
+        inputs = [tables[n][t] if n in tables else f.value
+                  for n, f in zip(view.node.input[1:], view.old[1:], strict=True)]  # fmt: skip
+        picked = run(view, view.node, [numbers, *inputs])[0]
+        mark = movement.mark_of(view, picked, labels, shape)
+        if not isinstance(mark, Whole):
+            return None
+        classes.append(mark.cls)
+    return np.array(classes)
+
+
+def fill(view: View) -> Outcome:
+    """The iteration's number written into rows of the picture: from here on a `Lookup`."""
+    marks = [m for m in view.marks if isinstance(m, PerIteration)]
+    others = [m for m in view.marks if not isinstance(m, PerIteration)]
+    first = marks[0]
+    scalar = len(marks) == 1 and all(v.size == 1 for v in first.old)
+    if not scalar or not all(m is None or isinstance(m, Rows) for m in others):
+        view.refuse("what it makes depends on the class of the iteration and on the picture")
+    if view.op == "Gather":
+        # data found in the picture, read at a place that the iteration says
+        view.refuse("it reads the picture by the number of the iteration")
+    return Outcome([lookup_of(first, f"{view.node.output[0]}")])
+
+
+def lookup_of(mark: PerIteration, origin: str) -> Lookup:
+    """The values that a scalar has in the iterations, as a table over classes."""
+    old = np.array([v.reshape(()) for v in mark.old])
+    options = tuple(
+        Option(np.array([v.reshape(()) for v in o.new]), o.edits, o.left) for o in mark.options
+    )
+    return Lookup(mark.ids, mark.take, old, options, origin)
+
+
+def decide_condition(view: View, mark: Mark | None) -> None:
+    """The loop's condition: true until the last iteration, then as it was before."""
+    if not isinstance(mark, PerIteration):
+        return
+    wanted = [bool(v) for v in mark.old]
+    inner, last = all(wanted[:-1]), wanted[-1]
+    for option in mark.options:
+        new = [bool(v) for v in option.new]
+        if inner and all(new[:-1]) and new[-1] == last and possible(view, option):
+            commit(view, option)
+            return
+    view.refuse("its condition would end the loop too early or too late")
+
+
+__all__ = ["classes_of", "decide_condition", "iterated", "lookup_of"]
