@@ -1,0 +1,99 @@
+"""Gather what a report shows beyond the verdict: plan, figures, drift on pictures, speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnx_headcut.cutting import Options, understand
+from onnx_headcut.errors import HeadcutError
+from onnx_headcut.figures import figures, inspection
+from onnx_headcut.labels import Selection
+from onnx_headcut.plan import make_plan
+from onnx_headcut.report.page import Material
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import onnx
+
+    from onnx_headcut.bench.measure import Bench
+    from onnx_headcut.drift.measure import DriftReport, Subject
+    from onnx_headcut.figures import Figures
+    from onnx_headcut.validation.verdict import Verdict
+
+    Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured: drift on ``images`` (``how`` they are fed), and the speed."""
+
+    images: Sequence[Path] = ()
+    how: str | None = None
+    annotations: Path | None = None
+    speed: bool = False
+    provider: str = "cpu"
+
+
+def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
+    original: Path,
+    cut: Path | onnx.ModelProto,
+    verdict: Verdict,
+    wish: Wish,
+    *,
+    name: str,
+    options: Options | None = None,
+    progress: Progress = lambda step: None,  # noqa: ARG005
+) -> Material:
+    """Gather it; ``name`` is what to call the cut. Errors as `inspect` and `drift.measure`."""
+    known = understand(original, options)
+    located, analysis, classes = known.located, known.analysis, known.classes
+    order = tuple(row.column for row in sorted(verdict.classes, key=lambda row: row.new))
+    plan = make_plan(analysis, located, Selection(order, located.count))
+    drift = None
+    if wish.images:
+        from onnx_headcut.drift import measure  # noqa: PLC0415  (only with pictures)
+
+        proto = analysis.source.proto
+        both = measure.Subject(original, cut, proto, plan, classes, verdict)
+        drift = _drift(both, wish, progress)
+    bench = None
+    if wish.speed and isinstance(cut, Path) and verdict:
+        bench = _speed(original, cut, wish.provider, progress)
+    found = inspection(analysis, located, classes, plan)
+    before = figures(analysis, located)
+    return Material(original.name, name, verdict, plan, classes, found.heads, before, _after(cut),
+                    drift, bench)  # fmt: skip
+
+
+def _drift(both: Subject, wish: Wish, progress: Progress) -> DriftReport | None:
+    from onnx_headcut.drift.measure import measure  # noqa: PLC0415
+    from onnx_headcut.validation.runtime import RuntimeFailure  # noqa: PLC0415
+
+    try:
+        return measure(both, wish.images, how=wish.how, annotations=wish.annotations,
+                       provider=wish.provider, progress=progress)  # fmt: skip
+    except RuntimeFailure:
+        if both.verdict:
+            raise
+        return None  # a broken cut that does not run: the verdict says so
+
+
+def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Bench:
+    from onnx_headcut.bench.measure import Settings, bench  # noqa: PLC0415  (only where wished)
+    from onnx_headcut.model import load  # noqa: PLC0415
+    from onnx_headcut.validation.inputs import synthetic  # noqa: PLC0415
+
+    feed = synthetic(load(original).proto, count=1)[0]
+    return bench(original, cut, feed, Settings(provider, rounds=30, seconds=4.0), progress)
+
+
+def _after(cut: Path | onnx.ModelProto) -> Figures | None:
+    """Sizes of the cut; None for one that is too broken to be read."""
+    try:
+        known = understand(cut, Options(labels="none", background="none"))
+    except HeadcutError:
+        return None
+    return figures(known.analysis, known.located)
