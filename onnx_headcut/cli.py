@@ -15,9 +15,22 @@ import onnx_headcut as hc
 from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
 from onnx_headcut.commands.doctor import doctor
+from onnx_headcut.commands.reporting import (
+    Annotations,
+    Github,
+    Images,
+    Junit,
+    Report,
+    Reports,
+    Sarif,
+    with_drift,
+)
 from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
+from onnx_headcut.report.files import Wanted
 
+_NAME = "onnx-headcut"
+_HELP_NAMES = frozenset({"-h", "--help"})
 _HELP = """Cut the classes you do not need out of an exported ONNX detector, and prove that the rest
 says the same.
 
@@ -36,7 +49,7 @@ app = typer.Typer(
     help=_HELP,
     rich_markup_mode=None,  # plain help: Rich would double the time that --help takes
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": sorted(_HELP_NAMES)},
 )
 
 Model = Annotated[
@@ -145,6 +158,12 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     input_: Input = None,
     image: Image = None,
     preprocess: Preprocess = None,
+    report: Report = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    junit: Junit = None,
+    sarif: Sarif = None,
+    github: Github = False,  # noqa: FBT002
     dry_run: Annotated[  # noqa: FBT002
         bool, typer.Option("--dry-run", help="Print the plan; change and write nothing.")
     ] = False,
@@ -200,6 +219,12 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     input_: Input = None,
     image: Image = None,
     preprocess: Preprocess = None,
+    report: Report = None,
+    images: Images = None,
+    annotations: Annotations = None,
+    junit: Junit = None,
+    sarif: Sarif = None,
+    github: Github = False,  # noqa: FBT002
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Validate a cut detector against its original."""
@@ -251,7 +276,23 @@ def main() -> int:
 
 def invoke(arguments: Sequence[str]) -> object:
     """Give a command's `Answer`, or an exit code where it has answered itself (``--help``)."""
-    return app(list(arguments) or ["--help"], prog_name="onnx-headcut", standalone_mode=False)
+    asked = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if not asked or _HELP_NAMES & set(asked):
+        typer.echo(_help(asked))
+        return 0
+    return app(list(arguments), prog_name=_NAME, standalone_mode=False)
+
+
+def _help(arguments: Sequence[str]) -> str:
+    """Give the help that is asked for, without the values that Typer would read by pydantic."""
+    group: Any = typer.main.get_command(app)
+    settings: Any = {"help_option_names": sorted(_HELP_NAMES)}
+    context = typer.Context(group, info_name=_NAME, **settings)
+    for name in arguments:
+        if name in group.commands:
+            command = group.commands[name]
+            return str(typer.Context(command, context, name, **settings).get_help())
+    return str(context.get_help())
 
 
 def _reading(

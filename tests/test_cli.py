@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_RUNTIME = "import sys; sys.modules['onnxruntime'] = None"
-HEAVY = {"onnx", "onnxruntime", "numpy", "yaml", "PIL", "rich", "google"}
+HEAVY = {"onnx", "pydantic", "onnxruntime", "numpy", "yaml", "PIL", "rich", "google"}
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:

@@ -1,8 +1,6 @@
 """``onnx-headcut doctor``: what there is to run models on. Typer reads annotations at run time."""
 
-import platform
 import sys
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +48,9 @@ def doctor(
 
 
 def _surroundings() -> list[dict[str, str]]:
+    import platform  # noqa: PLC0415  (30 ms that --help need not take)
+    from importlib import metadata  # noqa: PLC0415
+
     python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     found = [_finding("ok", "python", python)]
     packages = ("onnx", "numpy")
