@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.model import captures, subgraphs_of, to_array
+from onnx_headcut.storage.tensors import with_data_of
 from onnx_headcut.provenance import WEIGHTED
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class _Writer:
             name = self._fresh(base)
             tensor = numpy_helper.from_array(value, name)
             if like is not None:
-                tensor.data_type, tensor.doc_string = like.data_type, like.doc_string
+                tensor = with_data_of(like, tensor)
             self.new[name] = (base, tensor)
             self.known[key] = name
             if rewritten:

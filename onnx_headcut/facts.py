@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
-from onnx.defs import SchemaError, get_schema
+from onnx.defs import OpSchema, SchemaError, get_schema
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onnx_headcut.plain import MICROSOFT, plain
@@ -161,7 +161,7 @@ class Interpreter:
         try:
             types = infer_node_outputs(
                 schema,
-                node,
+                _as_known(node, schema),
                 {n: to_type(f) for n, f in known.items()},
                 small,
                 opset_imports=self.opset_imports,
@@ -234,6 +234,17 @@ class Interpreter:
         return all(s is not None and s <= VALUE_LIMIT for s in sizes) or all(
             f.value is not None and f.value.size <= 64 for f in inputs
         ) and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
+
+
+def _as_known(node: onnx.NodeProto, schema: OpSchema) -> onnx.NodeProto:
+    """The node without attributes that the schema does not know, as inference would refuse it."""
+    if all(a.name in schema.attributes for a in node.attribute):
+        return node
+    known = onnx.NodeProto()
+    known.CopyFrom(node)
+    del known.attribute[:]
+    known.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
+    return known
 
 
 def infer_or_unknown(

@@ -69,6 +69,18 @@ def to_array(tensor: TensorProto, folder: Path | None) -> Array:
     return numpy_helper.to_array(tensor)
 
 
+def with_data_of(like: TensorProto, new: TensorProto) -> TensorProto:
+    """Make ``new`` of the kind of ``like``: its type, documentation, metadata, unknown fields."""
+    kept = lean.without_note(like)
+    for name in ("raw_data", "dims", *_TYPED):
+        kept.ClearField(name)
+    data = TensorProto()
+    data.CopyFrom(new)
+    data.ClearField("data_type")
+    kept.MergeFrom(data)
+    return kept
+
+
 def needed_bytes(tensor: TensorProto) -> int | None:
     """Bytes of the tensor's data as its type and shape say; None for strings and unknown types."""
     count: int = math.prod(tensor.dims)

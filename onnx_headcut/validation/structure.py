@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto
+
+from onnx_headcut.storage.tensors import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -233,7 +235,7 @@ def _same_tensor(
 
 
 def _array(tensor: TensorProto, folder: Path | None) -> npt.NDArray[Any]:
-    return numpy_helper.to_array(tensor, base_dir=str(folder) if folder else "")
+    return to_array(tensor, folder)
 
 
 def _stored(graph: onnx.GraphProto) -> dict[str, TensorProto]:
