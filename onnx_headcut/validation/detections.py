@@ -277,6 +277,23 @@ def match(expected: Floats, got: Floats, allowed: Floats) -> Match:
     return Match(len(pairs), tuple(missing), tuple(sorted(free.tolist())), max_abs, max_rel)
 
 
+def forgive_ties(group: Group, found: Match, expected: Floats, got: Floats) -> Match:
+    """Leave out unmatched rows that share the last slots' score: any of them may stand there.
+
+    Scores rounded to steps are often equal, and a cut that brings classes in another order breaks
+    ties in another way. A row that differs in its class id only is no tie.
+    """
+    if not found.missing or len(found.missing) != len(found.extra):
+        return found
+    missing, extra = expected[list(found.missing)], got[list(found.extra)]
+    others = [c for c in range(expected.shape[1]) if c not in group.labels]
+    same = (missing[:, None, others] == extra[None, :, others]).all(-1).any()
+    tied = any(
+        (np.concatenate([missing, extra])[:, c] == expected[:, c].min()).all() for c in others
+    )
+    return replace(found, missing=(), extra=()) if tied and not same else found
+
+
 def _ranking(rows: Floats) -> npt.NDArray[np.int64]:
     """Order rows by value, coarsely: values within rounding mostly stay side by side."""
     with np.errstate(invalid="ignore"):

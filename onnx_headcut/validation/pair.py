@@ -16,6 +16,7 @@ import onnx
 from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.excite import Exciter, places
+from onnx_headcut.validation.integers import quantizes
 from onnx_headcut.validation.reference import Runner, State, Twin, never, raw_name
 from onnx_headcut.validation.runtime import Session, open_session, read_placement
 from onnx_headcut.validation.verdict import Where
@@ -146,6 +147,18 @@ class Pair:
     def precision(self) -> list[np.dtype[Any]]:
         """The dtypes that scores pass through."""
         return [scores.dtype for scores in self.state.scores.values()]
+
+    def steps(self, *, deployed: bool = False) -> float:
+        """Give the share of values that rounding to steps may move by one.
+
+        None without quantization; few where both models are run in the same parts; any where the
+        cut is run as it is, for runtimes fuse a softmax with the quantizers around it.
+        """
+        nodes = self.original.model.graph.node
+        if not quantizes(nodes):
+            return 0.0
+        behind = quantizes(nodes[index] for index in self.original.flow.nodes)
+        return 1.0 if deployed and behind else 0.01
 
     def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
         """Run both tails with a pattern per site; the original's dropped classes are masked."""

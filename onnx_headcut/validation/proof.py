@@ -164,7 +164,7 @@ class _Proof:
         flow = pair.original.flow
         probed = [n for n in pair.original.outputs if n in flow.reached and n not in flow.chosen]
         before, after = pair.meanings(probed) if probed else ({}, {})
-        layout = Layout(self.ledger, self.columns, pair.precision)
+        layout = Layout(self.ledger, self.columns, pair.precision, pair.steps())
         for name in pair.original.outputs:
             if name in flow.chosen:
                 layout.rows.append(name)
@@ -182,7 +182,7 @@ class _Proof:
             cut_site = pair.cut.sites[pair.original.sites.index(site)]
             got = pair.cut_state.scores[cut_site.value]
             layout.compare_site(name, site, expected, got)
-        layout.compare(name, reference, pair.deployed_outputs)
+        layout.compare(name, reference, pair.deployed_outputs, pair.steps(deployed=True))
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
             sets.compare_feed(name, reference, pair.deployed_outputs, pair.state.outputs)

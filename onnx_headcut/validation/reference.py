@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import NONE, Site
+from onnx_headcut.validation.integers import TYPES, Integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ Values = dict[str, Array]
 
 # Added to a dropped class's score, it makes the score "never": softmax and sigmoid give exactly 0.
 # For float16 it stays finite together with any score of up to 3.5e4 (the type ends at 65504).
-NEVER = {"float16": -3e4, "float32": -1e9, "float64": -1e9}
+NEVER = {"float16": -3e4, "float32": -1e9, "float64": -1e9, "int8": -1e9, "uint8": -1e9}
 
 # Ops that pick rows by score. What they give is a set of rows, as many as were found or as there
 # are slots. This list decides how outputs are *compared*, never what they should contain.
@@ -273,7 +274,7 @@ def _check_site(site: Site, scores: object) -> None:
         kind = getattr(scores, "dtype", type(scores).__name__)
         raise GraphRefused(
             f"class scores {site.value!r} are of type {kind}: validation can mask classes in"
-            " float16, float32 and float64 only",
+            " float16, float32, float64, int8 and uint8 only",
             advice="Validate the float model that this one was quantized from, or cut with "
             "--no-validate.",
         )
@@ -318,8 +319,11 @@ def tail(
     )
     copy.graph.name = "tail"
     copy.graph.input.extend(_declared(name, samples[name]) for name in what.boundary)
+    integers = Integers(graph, sites)
     site_nodes = {
-        site.value: _site_nodes(index, site, samples[site.value])
+        site.value: integers.site_nodes(index, site, samples[site.value], raw_name(site.value))
+        if samples[site.value].dtype.name in TYPES
+        else _site_nodes(index, site, samples[site.value])
         for index, site in enumerate(sites)
     }
     for index, site in enumerate(sites):
@@ -332,9 +336,11 @@ def tail(
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * scores.ndim)
             )
     for index in what.nodes:
-        _append(copy.graph, graph.node[index], site_nodes)
+        for node in integers.spelled_out(graph.node[index]):
+            _append(copy.graph, node, site_nodes)
     used = {name for node in copy.graph.node for name in _uses(node)}
     copy.graph.initializer.extend(t for t in graph.initializer if t.name in used)
+    copy.graph.initializer.extend(integers.constants.values())
     copy.graph.sparse_initializer.extend(
         t for t in graph.sparse_initializer if t.values.name in used
     )

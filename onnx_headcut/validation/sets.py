@@ -238,6 +238,8 @@ class Sets:
         expected = d.translate(expected, mapping)
         found = _forgive(group, d.match(expected, got, self._allowed(group, expected, reference)),
                          expected, got, limit)  # fmt: skip
+        if self.pair.steps():
+            found = d.forgive_ties(group, found, expected, got)
         what = self._explain(group, expected, got, found)
         self.ledger.add_rows(run, _title(group), found, len(group.columns), what)
         good = np.delete(expected, list(found.missing), axis=0)
@@ -268,7 +270,9 @@ class Sets:
 
     def _allowed(self, group: d.Group, rows: Floats, sample: Mapping[str, Array]) -> Floats:
         tolerances = {
-            name: self.ledger.tolerance(name, sample[name].dtype, self.precision)
+            name: self.ledger.tolerance(
+                name, sample[name].dtype, self.precision, self.pair.steps()
+            ).widest
             for name in group.outputs
         }
         return d.allowed_of(group, rows, tolerances)

@@ -59,9 +59,12 @@ class Ledger:
         """How many values of the outputs were compared."""
         return sum(row.values for row in self._rows.values() if row.kind != "scores")
 
-    def tolerance(self, name: str, dtype: np.dtype[Any], through: Sequence[Any]) -> Tolerance:
+    def tolerance(
+        self, name: str, dtype: np.dtype[Any], through: Sequence[Any], steps: float = 0.0
+    ) -> Tolerance:
         """Choose an output's tolerance: the user's, or the one of its type."""
-        return self.settings.tolerances.get(name) or tolerance_for(dtype, through)
+        given = self.settings.tolerances.get(name)
+        return given or tolerance_for(dtype, through).stepped(dtype, steps)
 
     def _row(self, name: str, kind: str) -> OutputRow:
         row = self._rows.setdefault((name, kind), OutputRow(name, kind))
@@ -170,9 +173,14 @@ class Layout:
     """What each output is: ``apart`` from classes, dense, or ``rows`` to be compared as sets."""
 
     def __init__(
-        self, ledger: Ledger, columns: probe.Columns, precision: Sequence[np.dtype[Any]]
+        self,
+        ledger: Ledger,
+        columns: probe.Columns,
+        precision: Sequence[np.dtype[Any]],
+        steps: float = 0.0,
     ) -> None:
         self.ledger, self.columns, self.precision = ledger, columns, precision
+        self.steps = steps
         self.apart: list[str] = []
         self.rows: list[str] = []
         self.dense: dict[str, _Dense] = {}
@@ -237,8 +245,16 @@ class Layout:
         found = _Dense(site.axis % expected.ndim, tuple(take), tuple(ids))
         self._compare_one(run, site.value, "scores", found, expected, got)
 
-    def compare(self, run: str, reference: Values, got: Values) -> None:
+    def compare(
+        self, run: str, reference: Values, got: Values, steps: float | None = None
+    ) -> None:
         """Compare all outputs but sets of rows, position by position."""
+        usual = self.steps
+        self.steps = usual if steps is None else steps
+        self._compare(run, reference, got)
+        self.steps = usual
+
+    def _compare(self, run: str, reference: Values, got: Values) -> None:
         self.ledger.runs += 1
         for name in self.apart:
             self._compare_one(run, name, "apart", None, reference[name], got[name])
@@ -263,7 +279,7 @@ class Layout:
                 f" {expected.dtype}{list(expected.shape)} ({run})"
             )
             return False
-        tolerance = self.ledger.tolerance(name, expected.dtype, self.precision)
+        tolerance = self.ledger.tolerance(name, expected.dtype, self.precision, self.steps)
         axis = None if dense is None else dense.axis
         kinds = None if dense is None else [label != NONE for label in dense.ids]
         found = difference(expected, got, tolerance, axis=axis, kinds=kinds)

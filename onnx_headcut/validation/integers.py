@@ -1,0 +1,95 @@
+"""Scores that are stored as integers: masked and excited as the numbers that they stand for.
+
+An integer cannot say "never": its lowest value stands for some -6.0, of which a softmax makes a
+quarter of a percent. So a site of integers is dequantized, changed, and quantized again for those
+who read integers; where an activation on integers reads it, that is spelled out as the float
+activation between a DequantizeLinear and a QuantizeLinear, which is how ONNX Runtime defines it
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, QLinearSoftmax and
+QLinearSigmoid). The rounding of the two may differ by one step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from onnx_headcut.labels import Site
+
+Array = npt.NDArray[Any]
+
+TYPES = frozenset({"int8", "uint8"})
+
+ACTIVATIONS = {"QLinearSoftmax": "Softmax", "QLinearSigmoid": "Sigmoid"}
+"""Activations on integers: data, its scale and zero point, those of the result."""
+
+QUANTIZING = ("QuantizeLinear", "DynamicQuantize", "QLinear", "QGemm")
+"""Beginnings of the names of ops that round what they give to steps."""
+
+_SCALE = 1 / 16  # where nothing says what the integers stand for: a power of two, so nothing rounds
+_MIDDLE = {"int8": 0, "uint8": 128}
+
+
+def quantizes(nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Say whether any of the nodes rounds to steps."""
+    return any(node.op_type.startswith(QUANTIZING) for node in nodes)
+
+
+class Integers:
+    """The sites of a graph that hold integers, and how they are written in a tail."""
+
+    def __init__(self, graph: onnx.GraphProto, sites: Sequence[Site]) -> None:
+        self._readers: dict[str, onnx.NodeProto] = {}
+        for node in graph.node:
+            if node.op_type in ACTIVATIONS and node.input[0] in {site.value for site in sites}:
+                self._readers.setdefault(node.input[0], node)
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def _scale(self, site: Site, scores: Array) -> list[str]:
+        """Names of the scale and zero point of a site's integers."""
+        reader = self._readers.get(site.value)
+        if reader is not None:
+            return [name for name in reader.input[1:3] if name]
+        kind = scores.dtype.name
+        names = ["headcut/scale", f"headcut/middle/{kind}"]
+        values = [np.array(_SCALE, np.float32), np.array(_MIDDLE[kind], scores.dtype)]
+        for name, value in zip(names, values, strict=True):
+            self.constants[name] = numpy_helper.from_array(value, name)
+        return names
+
+    def site_nodes(
+        self, index: int, site: Site, scores: Array, raw: str
+    ) -> list[onnx.NodeProto]:
+        """Change the integers ``raw`` as what they stand for, and give ``site.value``."""
+        scale = self._scale(site, scores)
+        number, product = f"headcut/number{index}", f"headcut/scaled{index}"
+        return [
+            helper.make_node("DequantizeLinear", [raw, *scale], [number]),
+            helper.make_node("Mul", [number, f"headcut/mul{index}"], [product]),
+            helper.make_node("Add", [product, f"headcut/add{index}"], [_changed(site.value)]),
+            helper.make_node("QuantizeLinear", [_changed(site.value), *scale], [site.value]),
+        ]
+
+    def spelled_out(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Write an activation on a site's integers as a float one; other nodes as they are."""
+        if node.op_type not in ACTIVATIONS or node.input[0] not in self._readers:
+            return [node]
+        inner = f"headcut/float/{node.output[0]}"
+        attributes: dict[str, Any] = {a.name: a.i for a in node.attribute if a.name == "axis"}
+        op = ACTIVATIONS[node.op_type]
+        if op == "Softmax":
+            attributes.setdefault("axis", -1)
+        return [
+            helper.make_node(op, [_changed(node.input[0])], [inner], **attributes),
+            helper.make_node("QuantizeLinear", [inner, *node.input[3:5]], [node.output[0]]),
+        ]
+
+
+def _changed(value: str) -> str:
+    return f"headcut/changed/{value}"
