@@ -178,27 +178,37 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     """Cut a detector to some of its classes, validate the cut, and only then write it."""
     if output is None and not dry_run:
         raise UsageError("where to write is not said", advice="Add --output FILE, or --dry-run.")
+    files = Wanted(junit, sarif, github)
+    reports = Reports(report, images, annotations, preprocess, files)
+    reports.check(validated=not (no_validate or dry_run))
+    reports.keep_apart(model, output)
+    reading, drift = _reading(labels, background, head, input_shape), None
     with steps() as step:
         result = hc.cut(
             model,
             keep,
             output,
-            **_reading(labels, background, head, input_shape),
+            **reading,
             provider=provider,
-            feeds=_feeds(input_, image, preprocess),
+            feeds=_feeds(input_, image, None if images and not image else preprocess),
             validation=not no_validate,
             force=force,
             dry_run=dry_run,
             progress=step,
         )
+        if result.verdict is not None and output is not None:
+            written = output if result.exit_code == 0 else result.model
+            drift = reports.write(model, written, result.verdict, reading, name=str(output),
+                                  command="cut", progress=step)  # fmt: skip
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
-    return Answer(
+    answer = Answer(
         documents.of_cut(result, dry_run=dry_run),
         lambda to: (tables.show_plan if dry_run else tables.show_cut)(to, result, model),
         result.exit_code,
         json,
     )
+    return with_drift(answer, drift)
 
 
 @app.command()
@@ -228,22 +238,29 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Validate a cut detector against its original."""
+    files = Wanted(junit, sarif, github)
+    reports = Reports(report, images, annotations, preprocess, files)
+    reports.check()
+    reading = _reading(labels, background, head, input_shape)
     with steps() as step:
         verdict = hc.validate(
             original,
             cut,
             keep,
-            **_reading(labels, background, head, input_shape),
+            **reading,
             provider=provider,
-            feeds=_feeds(input_, image, preprocess),
+            feeds=_feeds(input_, image, None if images and not image else preprocess),
             progress=step,
         )
+        drift = reports.write(original, cut, verdict, reading, name=str(cut), command="validate",
+                              progress=step)  # fmt: skip
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
     document = documents.of_verdict(verdict)
-    return Answer(
+    answer = Answer(
         document, lambda to: tables.show_verdict(to, verdict), verdict.exit_code, json
     )
+    return with_drift(answer, drift)
 
 
 app.command()(check)

@@ -68,6 +68,12 @@ class Reports:
             )
         if self.annotations is not None and self.images is None:
             raise UsageError("--annotations is of --images", advice="Add --images DIR.")
+        if self.images is not None:
+            from onnx_headcut.drift import measure, precision  # noqa: PLC0415  (not for --help)
+
+            measure.pictures_in(self.images)
+            if self.annotations is not None:
+                precision.read(self.annotations)
 
     def keep_apart(self, model: Path, output: Path | None) -> None:
         """Raise UsageError where the original, which a report needs, would be replaced."""

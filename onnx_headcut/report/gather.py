@@ -87,7 +87,7 @@ def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Benc
     from onnx_headcut.validation.inputs import synthetic  # noqa: PLC0415
 
     feed = synthetic(load(original).proto, count=1)[0]
-    return bench(original, cut, feed, Settings(provider, rounds=30, seconds=4.0), progress)
+    return bench(original, cut, feed, Settings(provider, rounds=30, seconds=2.0), progress)
 
 
 def _after(cut: Path | onnx.ModelProto) -> Figures | None:

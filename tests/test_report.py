@@ -1,0 +1,234 @@
+"""Reports: planted mistakes in every format, and a page that people can read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Done, run_cli
+from onnx import numpy_helper
+from PIL import Image
+from test_validate import FULL, KEPT, Tiny, check
+
+from onnx_headcut import cut
+from onnx_headcut.report import formats, graph, html, of_verdict, plots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from onnx_headcut.validation import Verdict
+
+CUT = replace(FULL, columns=KEPT)
+NMS = replace(CUT, nms=True)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+PLANTED = {
+    "swapped classes": (FULL, replace(CUT, level_columns={1: (0, 1, 3)}), CUT),
+    "one level forgotten": (FULL, replace(CUT, level_columns={0: (0, 1, 2)}), CUT),
+    "a branch of NMS lost": (replace(FULL, nms=True), replace(NMS, background=2), NMS),
+    "ids shifted": (replace(FULL, nms=True), replace(NMS, labels=2), NMS),
+}
+
+
+@pytest.fixture(scope="module", params=PLANTED)
+def broken(request: pytest.FixtureRequest) -> Verdict:
+    whole, wrong, claimed = PLANTED[request.param]
+    if wrong.background == 2:  # the slice behind the softmax starts too late
+        wrong = _late(wrong)
+    return check(whole, wrong, claimed=claimed)
+
+
+class _Late(Tiny):
+    def _nms_weights(self) -> dict[str, object]:
+        return super()._nms_weights() | {"first": np.array([2])}
+
+
+def _late(tiny: Tiny) -> Tiny:
+    return _Late(**{name: getattr(tiny, name) for name in tiny.__dataclass_fields__})
+
+
+def test_planted_mistakes_are_in_every_format(broken: Verdict) -> None:
+    assert broken.exit_code == 1
+    results = of_verdict.results(broken, "cut.onnx")
+    assert any(r.bad for r in results)
+    suite = ET.fromstring(formats.junit(results, "validate")).find("testsuite")  # noqa: S314  (ours)
+    assert suite is not None
+    assert suite.get("failures") != "0"
+    run = json.loads(formats.sarif(results))["runs"][0]
+    assert {r["level"] for r in run["results"]} >= {"error"}
+    assert formats.github(results)[0].startswith("::error file=cut.onnx,")
+
+
+def test_a_pass_is_told_as_such() -> None:
+    results = of_verdict.results(check(FULL, CUT), "cut.onnx")
+    assert [r.status for r in results if r.severity == "error"] == ["passed"] * 2
+    drift = next(r for r in results if r.topic is of_verdict.DRIFT)
+    assert (drift.severity, drift.bad) == ("note", False)
+
+
+# --------------------------------------------------------------------------------- the commands
+
+
+def test_validate_writes_every_report_of_a_broken_cut(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    cut(model_path, "fox,cat", path, validation=False)
+    model = onnx.load(path)
+    bias = next(t for t in model.graph.initializer if t.name.startswith("cls1_b"))
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[::-1].copy(), bias.name))
+    onnx.save(model, path)
+    files = ("--report", "r.html", "--junit", "j.xml", "--sarif", "s.json", "--github")
+    done = run_cli("validate", model_path, path, *files, "--json", cwd=tmp_path)
+    assert done.code == 1
+    assert json.loads(done.out)["validation"]["status"] == "failed"
+    assert "::error file=cut.onnx,title=onnx-headcut equal::" in done.err
+    page = (tmp_path / "r.html").read_text()
+    assert "✗ Failed" in page
+    assert "differs" in page
+    for name in ("r.html", "j.xml", "s.json"):
+        assert str(tmp_path) not in (tmp_path / name).read_text()
+    assert 'failures="1"' in (tmp_path / "j.xml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--no-validate", "--report", "r.html"], "switched off"),
+        (["--annotations", "a.json"], "--images"),
+        (["--report", "nowhere/r.html"], "does not exist"),
+        (["--images", "nowhere"], "no folder"),
+    ],
+)
+def test_reports_that_cannot_be_are_refused(
+    options: list[str], words: str, model_path: Path, run_here: Callable[..., Done]
+) -> None:
+    done = run_here("cut", model_path, "--keep", "cat", "--output", "out.onnx", *options)
+    assert done.code == 2
+    assert words in done.err
+
+
+# --------------------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole page: the shapes detector, cut, with drawn pictures and their annotations."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "pictures").mkdir()
+    shapes = Path(__file__).parent.parent / "models" / "shapes"
+    code = f"import sys; sys.path.insert(0, {str(shapes.parent.parent)!r})"
+    rng = np.random.default_rng(0)
+    for k in range(2):
+        pixels = rng.integers(0, 255, (96, 128, 3), np.uint8)
+        pixels[20:70, 30:80] = 255 * k
+        Image.fromarray(pixels).save(folder / "pictures" / f"<{k}>.png")
+    source = shapes / "ssd_shapes_ts_softmax.onnx"
+    done = run_cli("cut", source, "--keep", "square,star,heart", "--output", "small.onnx",
+                   "--report", "r.html", "--images", "pictures", "--provider", "cpu",
+                   cwd=folder, code=code)  # fmt: skip
+    assert done.code == 0, done.err
+    return folder / "r.html"
+
+
+class _Outline(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_speaks_to_screen_readers(page: Path) -> None:
+    text = page.read_text()
+    outline = _Outline(text)
+    assert outline.open == []
+    tags = [tag for tag, _ in outline.tags]
+    assert tags.count("h1") == 1
+    assert tags.count("caption") == tags.count("table") > 4
+    assert all(a.get("scope") for tag, a in outline.tags if tag == "th")
+    assert all(a.get("aria-label") for tag, a in outline.tags if tag == "svg")
+    assert dict(outline.tags)["html"] == {"lang": "en"}
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
+    assert titles == ["Before and after", "The head", "What was compared", "Evidence by class",
+                      "Drift", "Pictures", "Speed", "The plan"]  # fmt: skip
+    assert text.index("✓ Passed") < text.index("<h2")
+    ids = [a["id"] for _, a in outline.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_fetches_nothing_and_names_no_folder(page: Path) -> None:
+    text = unescape(page.read_text())
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert all(link.startswith(("data:image/jpeg", "#")) for link in links)
+    assert str(page.parent) not in text
+    assert "<0>.png" in text
+    assert "<0>.png" not in page.read_text()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize(("width", "dark"), [(1000, False), (1000, True), (500, False)])
+def test_the_page_shows_in_a_browser(width: int, dark: bool, page: Path, tmp_path: Path) -> None:  # noqa: FBT001
+    shot = tmp_path / "shot.png"
+    theme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *theme,
+               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2500",
+               f"--screenshot={shot}", page.as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("L")).astype(int)
+    paper = int(np.median(pixels))
+    assert (paper < 64) == dark
+    assert (np.abs(pixels - paper) > 60).mean() > 0.01  # there is something on it
+    assert (np.abs(pixels[:, -6:] - paper) < 8).all()  # and nothing runs over its edge
+
+
+def test_what_is_written_is_escaped() -> None:
+    assert html.h("p", "<b>\x1b", title='"') == '<p title="&quot;">&lt;b&gt;\\x1b</p>'
+    assert html.h("p", html.h("b", "x"), None, ["y", "z"]) == "<p><b>x</b>yz</p>"
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    made = html.table("c", ("a", "b", "d"), [("1", "", "3")])
+    assert ">b<" not in made
+    assert ">d<" in made
+
+
+def test_plots_take_the_pages_colours() -> None:
+    if not plots.available():
+        pytest.skip("matplotlib is not installed")
+    drawn = plots.scatter(np.array([[0.2, 0.4], [0.5, 0.5]]))
+    assert "var(--accent)" in drawn
+    assert "#0405" not in drawn
+    assert drawn == plots.scatter(np.array([[0.2, 0.4], [0.5, 0.5]]))
+
+
+def test_long_names_and_many_heads_fit_the_graph(model_path: Path) -> None:
+    from onnx_headcut import inspect  # noqa: PLC0415
+
+    plan = cut(model_path, "cat", validation=False).plan
+    head = replace(inspect(model_path).heads[0], node="a" * 90)
+    drawn = graph.draw([head] * 14, plan)
+    assert "and 4 more heads" in drawn
+    assert "a" * 40 not in drawn
