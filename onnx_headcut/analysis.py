@@ -285,9 +285,8 @@ def infer_all(
         for name, fact in zip(node.output, facts, strict=False):
             if name:
                 found = _merge(fact, declared.get(name))
-                if node.op_type in FINDING and found.shape is not None:
-                    shape = tuple(rows if d is None else d for d in found.shape)
-                    found = Fact(shape, found.elem_type, found.value)
+                if node.op_type in FINDING:
+                    found = with_rows(found, rows)
                 scope.facts[name] = found
                 unknown += scope.facts[name].static is None
     return unknown
@@ -319,6 +318,14 @@ def _infer_bodies(
             for j, f in enumerate(outs)
         ]  # fmt: skip
     return [UNKNOWN] * len(node.output)
+
+
+def with_rows(fact: Fact, rows: int = EXAMPLE_ROWS) -> Fact:
+    """Extents that depend on what is found in the picture, taken as ``rows``."""
+    if fact.shape is None:
+        return fact
+    shape = tuple(rows if d is None else d for d in fact.shape)
+    return Fact(shape, fact.elem_type, fact.value)
 
 
 def merged(facts: Sequence[Fact]) -> Fact:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 UNSEEN = -2
 
+REPEATING = frozenset({"Gather", "Expand", "Tile"})
+"""Movement ops that may read an element twice."""
+
 
 @dataclass
 class Pulled:
@@ -71,6 +74,8 @@ class _Walk:
             self._head(at, node, labels)
         elif node.op_type in {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"} and not activated:
             kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
+            if kind == "softmax":
+                self._note_unread(node, value, labels)
             site = Site(node.input[0], labels.axis, tuple(labels.ids.tolist()), kind)
             self.result.sites.append(site)
             self.back(node.input[0], labels, activated=True)
@@ -137,19 +142,27 @@ class _Walk:
         numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
         rest = [self.scope.old(n).value for n in node.input[1:]]
         out = self.interpreter.run(node, [numbers, *rest])[list(node.output).index(value)]
-        spread = np.moveaxis(
-            np.broadcast_to(labels.ids, (*np.delete(out.shape, labels.axis), len(labels.ids))),
-            -1, labels.axis,
-        )  # fmt: skip
-        classes = np.full(numbers.size, UNSEEN)
-        classes[out.ravel()] = spread.ravel()
-        # an element that several classes read (boxes copied for each class) belongs to none
-        lowest = classes.copy()
-        np.minimum.at(lowest, out.ravel(), spread.ravel())
-        classes[lowest != classes] = NONE
+        ids = labels.ids.astype(np.int32)
+        spread = ids.reshape([-1 if a == labels.axis else 1 for a in range(out.ndim)])
+        classes = np.full(numbers.size, UNSEEN, np.int32)
+        classes[out] = spread
+        if node.op_type in REPEATING:
+            # an element that several classes read (boxes copied for each class) belongs to none
+            lowest = classes.copy()
+            np.minimum.at(lowest, out, np.broadcast_to(spread, out.shape))
+            classes[lowest != classes] = NONE
         before = self._along(node, classes.reshape(shape))
         self._note_dropped(node, before)
         self.back(node.input[0], before, activated=activated)
+
+    def _note_unread(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
+        """Note a softmax of which one outer column goes nowhere: it is over that column, too."""
+        unread = np.flatnonzero(labels.ids < 0)
+        n = len(labels.ids)
+        if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
+            self.result.wider.append((value, labels.axis, n))
+        elif len(unread) and len(np.unique(labels.ids)) > 2:
+            self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
 
     def _note_dropped(self, node: onnx.NodeProto, labels: Labels) -> None:
         """Note a tensor of which nobody reads its first or its last class column."""
@@ -177,12 +190,12 @@ class _Walk:
                 top = np.broadcast_to(classes.max(axis=others, keepdims=True), classes.shape)
                 if ((classes == UNSEEN) | (classes == top)).all():
                     along = np.moveaxis(top, axis, 0).reshape(classes.shape[axis], -1)[:, 0]
-                    return Labels(axis, np.ascontiguousarray(along))
+                    return Labels(axis, along.astype(np.int64))
         axes = [a for a in range(filled.ndim) if varies(filled, a)]
         if len(axes) != 1:
             self._refuse(node, f"classes lie on axes {axes} of its input at once")
-        along = np.moveaxis(filled, axes[0], 0).reshape(filled.shape[axes[0]], -1)[:, 0]
-        return Labels(axes[0], np.ascontiguousarray(along))
+        along = filled[tuple(slice(None) if a == axes[0] else 0 for a in range(filled.ndim))]
+        return Labels(axes[0], along.astype(np.int64))
 
     def _refuse(self, node: onnx.NodeProto, what: str) -> None:
         raise GraphRefused(

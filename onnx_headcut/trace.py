@@ -19,6 +19,7 @@ from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
 from onnx_headcut.analysis import same_fact
+from onnx_headcut.analysis import FINDING, with_rows
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
 from onnx_headcut.labels import NONE, Ints, Labels, Mark, Rows, Selection, Whole
@@ -254,10 +255,14 @@ class Trace:
         """Facts of a node's outputs in the cut graph, with all edits of it collected so far."""
         edits = self.by_place.get(view.place, ())
         if (view.place, 0) in self.bodies:
-            return [self.bodies[view.place, j] for j in range(len(view.node.output))]
+            return [with_rows(self.bodies[view.place, j]) for j in range(len(view.node.output))]
+        if any(a.g.node or a.g.output for a in view.node.attribute):
+            # a body that sees detections only, as many of them as in the example
+            return [view.scope.old(o) for o in view.node.output]
         node, inputs = edited(view.node, view.new, edits)
         try:
-            return self.interpreter.infer(node, inputs)
+            facts = self.interpreter.infer(node, inputs)
+            return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
         except (InferenceError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()
             view.refuse(f"its shapes do not fit after the cut ({reason[-1] if reason else error})")

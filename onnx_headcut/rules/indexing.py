@@ -87,27 +87,12 @@ def flat_index(view: View, data: Labels) -> Outcome:
     The sum is read back to its terms; with their factors before and after the cut, every index
     that they can form must pick the element it picked before.
     """
-    terms = affine(view.scope, view.node.input[1])
-    known = [(t, view.scope.mark(t)) for t in terms]
-    by_class = [(t, m) for t, m in known if isinstance(m, Lookup)]
-    if len(by_class) != 1:
-        view.refuse("it picks classes by indices that are computed from the picture")
-    name, lookup = by_class[0]
-    others = sorted((f for t, f in terms.items() if t != name), key=lambda f: -f[0])
+    factors, lookup, others = terms_of(view)
     take = view.take(data.ids)
-    # without a batch, class and place count up together; each place runs to the next factor
-    spans, top = [], len(data.ids)
-    stride = _stride(data.ids)
-    for before, _ in others:
-        limit = stride if before < stride else top
-        spans.append(max(limit // before, 1))
-        top = before
-    grids = np.meshgrid(*(np.arange(n) for n in spans), indexing="ij") if spans else []
-    old_rest = sum((g.ravel() * f[0] for g, f in zip(grids, others, strict=True)), np.zeros(1, int))
-    new_rest = sum((g.ravel() * f[1] for g, f in zip(grids, others, strict=True)), np.zeros(1, int))
+    old_rest, new_rest = places(others, _stride(data.ids), len(data.ids))
     for option in lookup.options:
-        old = (terms[name][0] * lookup.old[lookup.take])[:, None] + old_rest[None]
-        new = (terms[name][1] * option.new)[:, None] + new_rest[None]
+        old = (factors[0] * lookup.old[lookup.take])[:, None] + old_rest[None]
+        new = (factors[1] * option.new)[:, None] + new_rest[None]
         old, new = old.astype(np.int64).ravel(), new.astype(np.int64).ravel()
         inside = (new >= 0).all() and (new < len(take)).all() and (old < len(data.ids)).all()
         if inside and np.array_equal(take[new], old) and possible(view, option):
@@ -115,6 +100,53 @@ def flat_index(view: View, data: Labels) -> Outcome:
             return Outcome([Rows()])
     view.refuse("its index over classes and places would pick other elements after the cut")
     raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def flat_demand(view: View) -> None:
+    """Such an index into data without labels (masks): ask for labels on the flattened axis."""
+    axis = view.attrs.get("axis", 0) % view.rank(0)
+    extent = view.shape(0)[axis]
+    factors, lookup, others = terms_of(view)
+    ids = np.full(extent, NONE)
+    rest, _ = places(others, factors[0] or 1, extent)
+    at = ((factors[0] * lookup.old)[:, None] + rest[None]).astype(np.int64)
+    classes = np.broadcast_to(lookup.ids[:, None], at.shape)
+    inside = (at >= 0) & (at < extent)
+    ids[at[inside]] = classes[inside]
+    view.demand(0, axis, ids)
+    view.refuse("it reads the picture's features by an index that classes entered")
+
+
+Factors = tuple[int, int]
+"""Of a term of an index: before and after the cut."""
+
+
+def terms_of(view: View) -> tuple[Factors, Lookup, list[Factors]]:
+    """The class term of the index with its factors, and the factors of the others, largest first."""
+    terms = affine(view.scope, view.node.input[1])
+    found = [(t, m) for t in terms for m in [view.scope.mark(t)] if isinstance(m, Lookup)]
+    if len(found) != 1:
+        view.refuse("it picks classes by indices that are computed from the picture")
+    name, lookup = found[0]
+    return terms[name], lookup, sorted((f for t, f in terms.items() if t != name), reverse=True)
+
+
+def places(others: list[Factors], stride: int, extent: int) -> tuple[Ints, Ints]:
+    """All sums of the other terms, before and after: each runs up to the next larger factor.
+
+    Terms below ``stride`` (that of a class's run) count places inside the run, those above it
+    count what lies around (pictures of a batch).
+    """
+    spans, top = [], extent
+    for before, _ in others:
+        limit = stride if before < stride else top
+        spans.append(max(limit // max(before, 1), 1))
+        top = before
+    grids = np.meshgrid(*(np.arange(n) for n in spans), indexing="ij") if spans else []
+    sums = [np.zeros(1, np.int64), np.zeros(1, np.int64)]
+    for grid, factors in zip(grids, others, strict=True):
+        sums = [s + grid.ravel() * f for s, f in zip(sums, factors, strict=True)]
+    return sums[0], sums[1]
 
 
 def _stride(ids: Ints) -> int:
@@ -404,7 +436,9 @@ def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
     if len(axes) > 1:
         view.refuse("columns of a table of indices would lie on two axes at once")
     along = np.moveaxis(numbers, axes[0], 0).reshape(numbers.shape[axes[0]], -1)[:, 0]
-    return Columns(axes[0], tuple(mark.marks[int(k)] for k in along))
+    marks = tuple(mark.marks[int(k)] for k in along)
+    # without its column of class numbers a table is rows like any others
+    return Columns(axes[0], marks) if any(isinstance(m, Lookup) for m in marks) else Rows()
 
 
 def join_columns(view: View) -> Outcome:

@@ -41,7 +41,7 @@ def movement(view: View) -> Outcome:
         view.refuse("its indices or sizes depend on classes")
     labels = view.labels(0)
     shape = view.shape(0)
-    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    numbers = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
     before = run(view, view.node, [f.value for f in view.old], numbers)
     marks = [mark_of(view, o, labels, shape) for o in before]
     wanted = [kept(view, o, m) for o, m in zip(before, marks, strict=True)]
