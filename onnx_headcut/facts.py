@@ -28,6 +28,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VALUE_LIMIT = 1 << 20
 """Elements up to which values are computed: label tables and anchors, never weights."""
 
+FUNCTION_STEPS = 100_000
+"""Nodes inside local functions that are looked at."""
+
 NEVER_EVALUATED = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
      "Bernoulli", "If", "Loop", "Scan"}
@@ -91,12 +94,14 @@ class Interpreter:
         opset_imports: Sequence[onnx.OperatorSetIdProto],
         ir_version: int,
         functions: Sequence[onnx.FunctionProto] = (),
+        steps: list[int] | None = None,
     ) -> None:
         self.opset_imports = list(opset_imports)
         self.opsets = {o.domain: o.version for o in opset_imports}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
         self.ir_version = max(ir_version, 3)
         self.functions = {(f.domain, f.name): f for f in functions}
+        self._steps = [FUNCTION_STEPS] if steps is None else steps
         self._implementations: dict[tuple[str, str], Any] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
@@ -175,10 +180,13 @@ class Interpreter:
         """Shapes through a local function, node by node; no function may call itself."""
         function = self.functions[node.domain, node.op_type]
         rest = [f for f in self.functions.values() if f is not function]
-        inner = Interpreter(function.opset_import, self.ir_version, rest)
+        inner = Interpreter(function.opset_import, self.ir_version, rest, self._steps)
         facts = dict(zip(function.input, inputs, strict=False))
         given = {a.name: a for a in [*function.attribute_proto, *node.attribute]}
         for step in function.node:
+            self._steps[0] -= 1
+            if self._steps[0] < 0:
+                break  # functions that call each other twice each: what is unknown is refused
             bound = _bound(step, given)
             outputs = infer_or_unknown(inner, bound, [facts.get(n, UNKNOWN) for n in step.input])
             facts |= dict(zip(step.output, outputs, strict=False))

@@ -10,10 +10,12 @@ and names of nodes play no part.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import attributes
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules import elementwise
@@ -134,6 +136,19 @@ class Flow:
             if node.op_type in MOVING | PASSING and any(n in self.origins for n in node.input):
                 self._step(node)
 
+    @cached_property
+    def layers(self) -> set[tuple[str, str]]:
+        """Local functions with a weighted node in them, or in what they call."""
+        found: set[tuple[str, str]] = set()
+        before = -1
+        while len(found) > before:
+            before = len(found)
+            for name, function in self.interpreter.functions.items():
+                calls = {(n.domain, n.op_type) for n in function.node}
+                if calls & found or any(simple(n).op_type in WEIGHTED for n in function.node):
+                    found.add(name)
+        return found
+
     def _find_leaves(self) -> None:
         hidden: dict[str, bool] = {}
         start = 0
@@ -144,6 +159,12 @@ class Flow:
         for i, original in enumerate(self.scope.graph.node):
             form = plain(original)
             node = original if form is None else form.node
+            if (node.domain, node.op_type) in self.layers and not all(hidden[o] for o in node.output):
+                raise GraphRefused(
+                    "a local function with weights in it may make the class scores",
+                    node=node.name or node.output[0], op=node.op_type,
+                    advice="inline it first with onnx.inliner.inline_local_functions",
+                )  # fmt: skip
             if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
                 continue
             shape = self.scope.old(node.output[0]).static
@@ -174,12 +195,16 @@ class Flow:
             at = [k for k, n in enumerate(node.input) if n == name]
             if not at and name in self.scope.graph.node[i].input:
                 continue  # a scale or a zero point
+            if (node.domain, node.op_type) in self.layers:
+                return True
             if node.op_type in WEIGHTED | MIXING and not self._is_expectation(node):
                 return True
             if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
                 return True
             data = node.op_type != "Gather" or 0 in at
-            if node.op_type in MOVING | PASSING | REDUCING and data and node.op_type != "Where":
+            called = (node.domain, node.op_type) in self.interpreter.functions
+            passing = node.op_type in MOVING | PASSING | REDUCING and node.op_type != "Where"
+            if called or (passing and data):
                 if any(hidden.get(o, False) for o in node.output):
                     return True
         return False
@@ -358,6 +383,9 @@ class Flow:
     def _within_places(self, lines: Array) -> bool | None:
         """Return False where the place changes along lines, True where the channel does, or None."""
         a, b = lines[..., 1:], lines[..., :-1]
+        differs = a ^ b
+        if lines.min() >= 0 and differs.max(initial=0) >> self.bits == 0:  # one place each
+            return bool(differs.any()) or None
         changes = (a != b) & (a >= 0) & (b >= 0)
         a, b = a[changes], b[changes]
         apart = (a ^ b) >> self.bits != 0
