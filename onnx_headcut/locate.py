@@ -8,6 +8,7 @@ ambiguous is refused with the choices, never guessed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NoReturn
@@ -17,7 +18,7 @@ import numpy as np
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.provenance import Flow
-from onnx_headcut.pull import pull
+from onnx_headcut.pull import Pulled, pull
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,10 +111,11 @@ def locate(
             "no head was found: no Conv, Gemm or MatMul with stored weights leads to scores",
             advice="if the model is a detector, name its class layers with --head NODE",
         )
-    groups = _widest([g for value in _ends(flow) for g in groups_of(flow, value)])
-    chosen = _Choice(analysis, flow, groups, count, heads).made()
+    groups = _widest(_on_sure_axes([g for value in _ends(flow) for g in groups_of(flow, value)]))
+    choice = _Choice(analysis, flow, groups, count, heads)
+    chosen = choice.made()
     chosen += _selecting(flow, groups, chosen)  # behind the others: the first say the activation
-    return _pull_all(analysis, flow, chosen)
+    return _pull_all(choice, chosen)
 
 
 def _ends(flow: Flow) -> list[str]:
@@ -195,7 +197,7 @@ class _Choice:
     ) -> None:
         self.analysis, self.flow, self.groups = analysis, flow, groups
         self.count, self.heads = count, heads
-        self.sizes: dict[Group, int] = {}
+        self.known: dict[Group, Pulled | None] = {}
 
     def made(self) -> list[Group]:
         """One group or, where levels stay apart, one for each level."""
@@ -206,7 +208,7 @@ class _Choice:
             found = [g for g in candidates if g.kind == kind]
             named = [g for g in found if self.is_named(g)]
             if named or (found and (self.count is None or kind == "softmax")):
-                return self._checked(kind, named or self._one_size(kind, found), named=bool(named))
+                return self._checked(kind, self._one_size(kind, named or found), named=bool(named))
         listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
         raise GraphRefused(
             f"no class scores were found; columns seen behind candidate heads: {listing}",
@@ -215,14 +217,18 @@ class _Choice:
 
     def full(self, group: Group) -> int:
         """Its number of columns in the head, with one that the graph drops behind."""
-        if group not in self.sizes:
+        if group not in self.known:
             try:
-                wider = pull(self.analysis, group.value, group.labels).wider
+                self.known[group] = self.pulled(group)
             except GraphRefused:
-                wider = []
-            widths = {w[2] for w in wider}
-            self.sizes[group] = widths.pop() if len(widths) == 1 else group.size
-        return self.sizes[group]
+                self.known[group] = None
+        found = self.known[group]
+        widths = {w[2] for w in found.wider} if found is not None else set()
+        return widths.pop() if len(widths) == 1 else group.size
+
+    def pulled(self, group: Group) -> Pulled:
+        """What its columns lead back to."""
+        return self.known.get(group) or pull(self.analysis, group.value, group.labels)
 
     def is_named(self, group: Group) -> bool:
         """Whether it has as many columns as there are names, or one more."""
@@ -355,6 +361,18 @@ def _selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Gro
     return found
 
 
+def _on_sure_axes(groups: list[Group]) -> list[Group]:
+    """Without runs along anchors, where the other levels show what a run of classes looks like."""
+    axes: dict[str, set[int]] = defaultdict(set)
+    for group in groups:
+        axes[group.value].add(group.axis)
+    sure = {(g.kind, g.size) for g in groups if len(axes[g.value]) == 1}
+    unlike = {(g.value, g.axis) for g in groups if (g.kind, g.size) not in sure}
+    one = {v for v, along in axes.items() if len([a for a in along if (v, a) not in unlike]) == 1}
+    return [g for g in groups if len(axes[g.value]) == 1 or g.value not in one
+            or (g.value, g.axis) not in unlike]  # fmt: skip
+
+
 def _widest(groups: list[Group]) -> list[Group]:
     """Where two values show the same columns of a kind, the one with more of them, or the last."""
     return [
@@ -395,20 +413,19 @@ def describe(flow: Flow, group: Group) -> str:
     )
 
 
-def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
+def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
     """Label the columns of each group and pull the labels back to sites and heads."""
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
     count = groups[0].size
-    starts = [(g.value, g.labels) for g in groups]
-    pulled = [pull(analysis, *s) for s in starts]
+    analysis = choice.analysis
+    pulled = [choice.pulled(g) for g in groups]
     wider = [w for p in pulled for w in p.wider]
     if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
         count = wider[0][2]
-        starts = [(value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
-    for value, start in starts:
-        result = pull(analysis, value, start)
+        pulled = [pull(analysis, value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
+    for result in pulled:
         for node, labels in result.heads.items():
             known = heads.setdefault(node, labels)
             if not known.same(labels):
@@ -420,6 +437,6 @@ def _pull_all(analysis: Analysis, flow: Flow, groups: list[Group]) -> Located:
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
     activation = sites[0].activation
-    evidence = f"{groups[0].kind} columns: " + describe(flow, groups[0])
+    evidence = f"{groups[0].kind} columns: " + describe(choice.flow, groups[0])
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values)

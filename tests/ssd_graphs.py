@@ -66,6 +66,10 @@ class Meaning:
             at += width
         return result
 
+    def without_classes(self, order: tuple[int, ...]) -> list[int]:
+        """Columns of the cut model that belong to no class."""
+        return np.flatnonzero(~self._is_score(order)).tolist()
+
     def expected(self, original: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
         """The output of a cut model, from the original's: gathered, and for softmax renormalised.
 
@@ -77,21 +81,21 @@ class Meaning:
             return kept
         score = self._is_score(order)
         p = original.astype(np.float64)
-        at = [i for i, c in enumerate(self.every()) if c is not None and c not in order]
+        at = [i for i, c in enumerate(self._classes()) if c is not None and c not in order]
         dropped = p.take(at, self.axis).sum(self.axis, keepdims=True)
         renormalised = kept / (1 - dropped)
         shape = [1] * kept.ndim
         shape[self.axis] = -1
         return np.where(score.reshape(shape), renormalised, kept).astype(original.dtype)
 
-    def every(self) -> list[int | None]:
+    def _classes(self) -> list[int | None]:
         result: list[int | None] = []
         for piece in self.pieces:
             result += [None] * piece if isinstance(piece, int) else piece.classes
         return result
 
     def _is_score(self, order: tuple[int, ...]) -> np.ndarray:
-        every = self.every()
+        every = self._classes()
         return np.array([every[i] is not None for i in self.columns(order)])
 
 
@@ -145,9 +149,9 @@ class Sample:
         return {value.name: noise.normal(size=sizes).astype(np.float32)}
 
 
-def generate(seed: int) -> Sample:
-    """Return the SSD-like graph of ``seed``."""
-    return _Generator(seed).sample()
+def generate(seed: int, **fixed: Any) -> Sample:
+    """Return the SSD-like graph of ``seed``, with choices ``fixed`` whatever was drawn."""
+    return _Generator(seed, fixed).sample()
 
 
 @dataclass
@@ -252,7 +256,7 @@ class _Graph:
 
 
 class _Generator:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, fixed: dict[str, Any]) -> None:
         self.seed = seed
         self.draw = random.Random(seed)
         self.g = _Graph(self.draw, np.random.default_rng(seed))
@@ -269,7 +273,7 @@ class _Generator:
         self.bias = draw.choice(["input", "input", "add", "add first", "batchnorm"])
         self.channels_last = draw.random() < 0.3
         self.dynamic_batch = draw.random() < 0.4
-        self.dynamic_size = draw.random() < 0.3 and self.style != "gemm"
+        self.dynamic_size = draw.random() < 0.12 and self.style != "gemm"
         self.dynamic = self.dynamic_batch or self.dynamic_size
         self.target = draw.choice(["const", "zero", "computed"])
         if self.dynamic_batch and self.target == "const":
@@ -278,11 +282,16 @@ class _Generator:
         self.share = draw.random() < 0.4
         self.head_nodes: list[str] = []
         self.objectness = self.style == "one conv" and draw.random() < 0.4
-        self.all_classes = tuple(range(self.count))
         self.features = draw.choice([4, 6, self.count, 4 * self.anchors[0],
                                      self.count * self.anchors[0]])  # fmt: skip
         self.shared_weights: dict[str, tuple[str, str]] = {}
-        self.picture = ""
+        self.fixed = fixed
+        self.fix()
+
+    def fix(self) -> None:
+        """Let fixed choices win over drawn ones."""
+        vars(self).update({k: v for k, v in self.fixed.items() if k in vars(self)})
+        self.all_classes = tuple(range(self.count))
 
     # ------------------------------------------------------------------------- the whole
 
@@ -292,7 +301,7 @@ class _Generator:
         model = self.model(outputs)
         told, ambiguous = self.told()
         traits = [f"{k}={v}" for k, v in sorted(vars(self).items())
-                  if isinstance(v, str | int | list | bool) and k not in {"g", "picture"}]  # fmt: skip
+                  if isinstance(v, str | int | list | bool)]  # fmt: skip
         traits += [f"opset={self.g.opset}", f"weights={self.g.weights}", f"consts={self.g.constants}"]
         return Sample(self.seed, model, self.count, self.background,
                       outputs, told, ambiguous, traits)  # fmt: skip
@@ -302,9 +311,11 @@ class _Generator:
         told: dict[str, Any] = {"background": self.background}
         # four scores look like a box, a layer for everything may hold objectness, and a dense
         # layer has classes and anchors alike on an axis each
-        unclear = self.activation != "softmax" and (
-            self.count == 4 or self.style in {"one conv", "gemm"}
-        )
+        unclear = self.style == "gemm" or (
+            self.activation != "softmax"
+            and (self.count == 4 or self.style == "one conv"
+                 or (self.style == "shared conv" and 1 in self.anchors))
+        )  # fmt: skip
         if self.draw.random() < (0.8 if unclear else 0.2):
             if self.draw.random() < 0.5 and self.style != "one conv":
                 told["heads"] = list(self.head_nodes)
@@ -351,7 +362,6 @@ class _Generator:
     def backbone(self) -> list[str]:
         """Feature maps of 8x8, 4x4, 2x2 and 1x1, hidden layers as wide as heads among them."""
         g, value, wide = self.g, "picture", 3
-        self.picture = value
         if self.channels_last:
             value = g.add("Transpose", value, perm=[0, 3, 1, 2])
         maps = []
@@ -576,6 +586,7 @@ class _Generator:
         self.columns_first = draw.random() < 0.3
         self.drop = self.activation != "raw" and self.background != "none" and draw.random() < 0.4
         self.final = draw.choice(["apart", "apart", "joined"])
+        self.fix()
         if self.activate_first:
             scores = [self.activated(p) for p in scores]
         if self.columns_first:
