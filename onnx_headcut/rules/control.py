@@ -139,6 +139,11 @@ def loop(view: View) -> Outcome:
     finally:
         body.tables = {}
     carried = len(view.node.input) - 2
+    for j, output in enumerate(list(body.graph.output)[1:]):
+        fact = body.new(output.name)
+        if fact.shape is not None and j >= carried:
+            fact = Fact((None, *fact.shape), fact.elem_type)
+        view.trace.bodies[view.place, j] = Fact(fact.shape, fact.elem_type)
     return Outcome([m if j < carried else stacked(m) for j, m in enumerate(marks)])
 
 
