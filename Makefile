@@ -8,7 +8,7 @@ help:
 	@echo "make demo   cut a shipped detector, prove the cut, and draw what both find"
 	@echo "make test   run the tests"
 	@echo "make lint   ruff and mypy"
-	@echo "make docs   write docs/cli.md anew from the command line's help"
+	@echo "make docs   write the generated documents anew"
 	@echo "make clean  remove $(VENV) and what was built"
 
 demo: $(VENV)/.installed
@@ -22,7 +22,7 @@ lint: $(VENV)/.developing
 	$(BIN)/mypy
 
 docs: $(VENV)/.developing
-	HEADCUT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py
+	HEADCUT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py tests/test_ecosystem.py
 
 clean:
 	rm -rf $(VENV) build dist demo
