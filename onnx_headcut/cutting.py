@@ -27,8 +27,10 @@ from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.facts import Fact, of_type
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.labels import Selection
+from onnx_headcut.layout import Layout
 from onnx_headcut.locate import Located, locate
 from onnx_headcut.plan import Plan, dropped_column, make_plan
+from onnx_headcut.sanity import foreseen
 from onnx_headcut.storage.atomic import write
 from onnx_headcut.storage.external import outside, without_links
 from onnx_headcut.storage.lean import fill_all
@@ -58,6 +60,7 @@ class Options:
     background: str | int | None = None
     heads: tuple[str, ...] = ()
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    layout: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     names = find_names(options.labels, metadata)
     analysis = analyse(source, options.input_shapes)
     expected = sum(1 for n in names.entries if n is not None) if names else None
-    located = locate(analysis, count=expected, heads=options.heads)
+    layout = Layout.parse(options.layout) if options.layout else None
+    located = locate(analysis, count=expected, heads=options.heads, layout=layout)
     make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
     found = dropped_column(analysis, located.count)
     evidence = Evidence(found[0], f"{found[1]} drops column {found[0]}") if found else None
@@ -152,6 +156,7 @@ def inspect(  # noqa: PLR0913  (each is one option of the command line)
     labels: LabelsLike | None = None,
     background: str | int | None = None,
     heads: Sequence[str] = (),
+    layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     follow_links: bool = False,
 ) -> Inspection:
@@ -160,7 +165,12 @@ def inspect(  # noqa: PLR0913  (each is one option of the command line)
     Raises InputError, UsageError or GraphRefused; needs no runtime.
     """
     source = files.load(model, links=follow_links, small=True)
-    known = understand(source, Options(labels, background, tuple(heads), input_shapes or {}))
+    with foreseen():
+        return _inspected(source, Options(labels, background, tuple(heads), input_shapes or {}, layout))
+
+
+def _inspected(source: files.Source, options: Options) -> Inspection:
+    known = understand(source, options)
     plan = make_plan(known.analysis, known.located,
                      Selection(tuple(range(known.located.count)), known.located.count))  # fmt: skip
     return inspection(known.analysis, known.located, known.classes, plan)
@@ -174,6 +184,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     labels: LabelsLike | None = None,
     background: str | int | None = None,
     heads: Sequence[str] = (),
+    layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
@@ -202,21 +213,22 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     target = Path(output) if output is not None else None
     if target is not None and not dry_run:
         files.prepare_output(target, source.path, force=force)
-    options = Options(labels, background, tuple(heads), input_shapes or {})
+    options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
     inputs = _read_feeds(feeds, source)
     progress("planning")
-    known = understand(source, options)
-    kept = parse_keep(keep, known.classes)
-    selection = Selection(known.classes.columns(kept), known.classes.count)
-    plan = make_plan(known.analysis, known.located, selection)
-    before = figures(known.analysis, known.located)
-    if dry_run:
-        return Cut(source.proto, plan, before, before, known.classes,
-                   known.classes.cut(kept), None, None)  # fmt: skip
-    progress("cutting")
-    keep_original = source.path is None or validation
-    proto, applied = _applied(source, known, plan, kept, copy=keep_original)
-    after = figures(known.analysis, known.located, proto)
+    with foreseen():
+        known = understand(source, options)
+        kept = parse_keep(keep, known.classes)
+        selection = Selection(known.classes.columns(kept), known.classes.count)
+        plan = make_plan(known.analysis, known.located, selection)
+        before = figures(known.analysis, known.located)
+        if dry_run:
+            return Cut(source.proto, plan, before, before, known.classes,
+                       known.classes.cut(kept), None, None)  # fmt: skip
+        progress("cutting")
+        keep_original = source.path is None or validation
+        proto, applied = _applied(source, known, plan, kept, copy=keep_original)
+        after = figures(known.analysis, known.located, proto)
     verdict = None
     if validation:
         progress("validating")
@@ -238,6 +250,7 @@ def validate(  # noqa: PLR0913
     labels: LabelsLike | None = None,
     background: str | int | None = None,
     heads: Sequence[str] = (),
+    layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
@@ -248,22 +261,23 @@ def validate(  # noqa: PLR0913
     progress("reading")
     source = files.load(original, links=follow_links)
     other = files.load(cut_model, links=follow_links)
-    options = Options(labels, background, tuple(heads), input_shapes or {})
+    options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
     inputs = _read_feeds(feeds, source)
     progress("planning")
-    known = understand(source, options)
-    if keep is None:
-        record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
-        if record is None:
-            raise UsageError(
-                "the cut model does not say which classes it kept", advice="say it with --keep"
-            )
-        columns: tuple[int, ...] = record.keep
-        if any(c >= known.classes.count for c in columns):
-            raise InputError("the cut model's metadata name columns that the original lacks")
-    else:
-        columns = known.classes.columns(parse_keep(keep, known.classes))
-    plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
+    with foreseen():
+        known = understand(source, options)
+        if keep is None:
+            record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
+            if record is None:
+                raise UsageError(
+                    "the cut model does not say which classes it kept", advice="say it with --keep"
+                )
+            columns: tuple[int, ...] = record.keep
+            if any(c >= known.classes.count for c in columns):
+                raise InputError("the cut model's metadata name columns that the original lacks")
+        else:
+            columns = known.classes.columns(parse_keep(keep, known.classes))
+        plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
     progress("validating")
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
-from onnx_headcut.provenance import Flow
+from onnx_headcut.provenance import MOVING, Flow
 from onnx_headcut.pull import Pulled, pull
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.labels import Activation
+    from onnx_headcut.layout import Layout
 
 
 ARITHMETIC = frozenset({"Exp", "Sub", "Div", "Tanh", "Pow"})
@@ -97,12 +98,17 @@ class Located:
 
 
 def locate(
-    analysis: Analysis, *, count: int | None = None, heads: Sequence[str] = ()
+    analysis: Analysis,
+    *,
+    count: int | None = None,
+    heads: Sequence[str] = (),
+    layout: Layout | None = None,
 ) -> Located:
     """Find sites and heads.
 
     ``count``: number of names, where known (columns may be one more: a background); ``heads``:
-    names of nodes (or their outputs) that the user says are the heads.
+    names of nodes (or their outputs) that the user says are the heads; ``layout``: how anchors and
+    classes share an axis.
     """
     flow = Flow(analysis.main, analysis.interpreter)
     flow.run()
@@ -112,7 +118,7 @@ def locate(
             advice="if the model is a detector, name its class layers with --head NODE",
         )
     groups = _widest(_on_sure_axes([g for value in _ends(flow) for g in groups_of(flow, value)]))
-    choice = _Choice(analysis, flow, groups, count, heads)
+    choice = _Choice(analysis, flow, groups, count, heads, layout)
     chosen = choice.made()
     chosen += _selecting(flow, groups, chosen)  # behind the others: the first say the activation
     return _pull_all(choice, chosen)
@@ -194,7 +200,9 @@ class _Choice:
         groups: list[Group],
         count: int | None,
         heads: Sequence[str],
+        layout: Layout | None = None,
     ) -> None:
+        self.layout = layout
         self.analysis, self.flow, self.groups = analysis, flow, groups
         self.count, self.heads = count, heads
         self.known: dict[Group, Pulled | None] = {}
@@ -206,6 +214,8 @@ class _Choice:
             candidates = self._named(candidates)
         for kind in ("softmax", "sigmoid", "raw"):
             found = [g for g in candidates if g.kind == kind]
+            if all(self._are_boxes_of_others(g) for g in found):
+                continue
             named = [g for g in found if self.is_named(g)]
             if named or (found and (self.count is None or kind == "softmax")):
                 return self._checked(kind, self._one_size(kind, named or found), named=bool(named))
@@ -214,6 +224,13 @@ class _Choice:
             f"no class scores were found; columns seen behind candidate heads: {listing}",
             advice="name the class layers with --head NODE, or give names with --labels",
         )
+
+    def _are_boxes_of_others(self, group: Group) -> bool:
+        """Whether it is a box through a sigmoid (DETR), beside more columns for the same places."""
+        return group.kind == "sigmoid" and self.full(group) == 4 and any(
+            g.kind == "raw" and g.size > 4 and g.shape[:-1] == group.shape[:-1]
+            and not g.leaves & group.leaves for g in self.groups
+        )  # fmt: skip
 
     def full(self, group: Group) -> int:
         """Its number of columns in the head, with one that the graph drops behind."""
@@ -252,6 +269,8 @@ class _Choice:
         if kind != "softmax" and len({self.full(g) for g in groups}) > 1:
             groups = [g for g in groups if not self._is_part_of_boxes(g)] or groups
         if len({self.full(g) for g in groups}) > 1:
+            if kind == "raw":
+                _refuse_anchors(self.flow, max(groups, key=lambda g: g.size), groups)
             self._refuse(groups)
         return groups
 
@@ -277,18 +296,19 @@ class _Choice:
             self._refuse(chosen)
         if named:
             return [self._without_objectness(kind, g, rest) for g in chosen]
-        if kind == "raw" and not self.heads and any(
-            g.kind in {"softmax", "sigmoid"} for g in rest
-        ):
+        activated = [g for g in rest if g.kind in {"softmax", "sigmoid"}]
+        if kind == "raw" and not all(self._are_boxes_of_others(g) for g in activated):
             self._refuse([*chosen, *rest])
         for group in chosen:
-            if self._may_hold_objectness(group, rest) or _may_hold_anchors(group, beside):
+            if self._may_hold_objectness(group, rest):
                 self._refuse([group, *beside])
+            if self.layout is None:
+                _refuse_anchors(self.flow, group, beside)
         return chosen
 
     def _may_be_a_level(self, kind: str, group: Group, size: int) -> bool:
         """Whether classes of a level may be among these columns, so that they cannot be left."""
-        if group.kind != kind:
+        if group.kind != kind or (self.layout is not None and self._is_part_of_boxes(group)):
             return False
         return group.size > 4 or kind == "softmax" or (self.full(group) == size != 4)
 
@@ -315,7 +335,8 @@ class _Choice:
 
     def _is_part_of_boxes(self, group: Group) -> bool:
         """Whether it is four columns, or two of them beside the other two that were decoded."""
-        return self.full(group) == 4 or (group.size == 2 and any(
+        box = 4 if self.layout is None else 4 * self.layout.anchors
+        return self.full(group) == box or (group.size == 2 and any(
             g.value == group.value and g.kind == "other" and g.size == 2
             and g.leaves == group.leaves for g in self.groups
         ))  # fmt: skip
@@ -338,13 +359,21 @@ class _Choice:
         )
 
 
-def _may_hold_anchors(group: Group, beside: list[Group]) -> bool:
-    """Whether anchors lie on one axis with the classes, as in a head's output as it is."""
-    return len(group.shape) > 3 and any(
-        g.size > 4 and g.size % 4 == 0 and group.size % (g.size // 4) == 0
-        and len(g.shape) == len(group.shape)
-        for g in beside
-    )  # fmt: skip
+def _refuse_anchors(flow: Flow, group: Group, beside: list[Group]) -> None:
+    """Refuse where anchors lie on one axis with the classes, as in a head's output as it is."""
+    for g in beside:
+        if g.size >= group.size:
+            continue
+        anchors = g.size // 4
+        alike = len(group.shape) > 3 and len(g.shape) == len(group.shape)
+        if alike and g.size > 4 and g.size % 4 == 0 and group.size % anchors == 0:
+            raise GraphRefused(
+                "anchors and classes lie on one axis that the graph never splits: "
+                + describe(flow, group),
+                advice=f"say how: --layout anchors={anchors} where the {group.size // anchors} "
+                f"columns of an anchor stand side by side (a·C + k), as {describe(flow, g)} "
+                f"suggests, or --layout anchors={anchors},class-major (k·A + a)",
+            )
 
 
 def _selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Group]:
@@ -381,6 +410,22 @@ def _widest(groups: list[Group]) -> list[Group]:
             g.channels < other.channels or (g.channels == other.channels and k < n)
         ) for n, other in enumerate(groups))
     ]  # fmt: skip
+
+
+def _is_activated_later(flow: Flow, value: str) -> bool:
+    """Whether scores pass a sigmoid only after the best of them were chosen."""
+    todo, seen = [value], set()
+    while todo:
+        for i in flow.scope.index.consumers.get(todo.pop(), ()):
+            node = flow.scope.graph.node[i]
+            if i in seen:
+                continue
+            seen.add(i)
+            if node.op_type == "Sigmoid":
+                return True
+            if node.op_type in MOVING | {"TopK", "ReduceMax", "GatherElements", "GatherND"}:
+                todo.append(node.output[0])
+    return False
 
 
 def _named(flow: Flow, heads: Sequence[str]) -> frozenset[int]:
@@ -425,6 +470,10 @@ def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
         # ids are the head's own columns, with the one that the graph drops behind the head
         count = wider[0][2]
         pulled = [pull(analysis, value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
+    if choice.layout is not None:
+        count //= choice.layout.anchors
+        pulled = [pull(analysis, g.value, Labels(g.axis, choice.layout.ids(g.size)))
+                  for g in groups]  # fmt: skip
     for result in pulled:
         for node, labels in result.heads.items():
             known = heads.setdefault(node, labels)
@@ -437,6 +486,8 @@ def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
     activation = sites[0].activation
+    if activation == "none" and _is_activated_later(choice.flow, sites[0].value):
+        activation = "sigmoid"
     evidence = f"{groups[0].kind} columns: " + describe(choice.flow, groups[0])
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values)
