@@ -37,16 +37,26 @@ def select(
     place = (*scope.place, i)
     if is_stored(scope, name):
         return [ed.Select(place, slot, axis, take)]
-    fact = scope.old(name)
-    if fact.value is not None and is_fixed(scope, name):
-        return [ed.Replace(place, slot, np.asarray(fact.value.take(take, axis)))]
     maker = scope.index.producer.get(name)
-    if maker is not None and is_fixed(scope, name):
+    if maker is not None and _is_exclusive(trace, scope, i, name):
         inner = _select_through(trace, scope, maker, axis, take)
         if inner is not None:
             return inner
+    fact = scope.old(name)
+    if fact.value is not None and is_fixed(scope, name):
+        return [ed.Replace(place, slot, np.asarray(fact.value.take(take, axis)))]
     copies = _fewer_copies(trace, scope, name, axis, take)
     return [ed.GatherInput(place, slot, axis, take)] if copies is None else copies
+
+
+def _is_exclusive(trace: Trace, scope: Scope, i: int, name: str) -> bool:
+    """Whether all that read ``name`` want the same of it: node ``i`` alone, or heads alike."""
+    readers = scope.index.consumers[name]
+    if name in scope.index.outputs:
+        return False
+    heads = [trace.heads.get((*scope.place, k)) for k in readers]
+    first = heads[0]
+    return len(readers) == 1 or (first is not None and all(first.same(h) for h in heads))
 
 
 def _fewer_copies(
@@ -73,9 +83,13 @@ def _fewer_copies(
 def _select_through(
     trace: Trace, scope: Scope, maker: int, axis: int, take: Ints
 ) -> list[ed.Edit] | None:
-    """Push a selection of a stored weight through Cast, Transpose or DequantizeLinear."""
+    """Push a selection of a stored weight through Cast, Transpose, DequantizeLinear or a factor."""
     node = scope.graph.node[maker]
     attrs = attributes(node)
+    if node.op_type == "Mul":
+        return _select_factor(trace, scope, maker, axis, take)
+    if not is_fixed(scope, node.output[0]):
+        return None
     if node.op_type in PASSING:
         edits = select(trace, scope, maker, 0, axis, take)
     elif node.op_type == "Transpose":
@@ -83,12 +97,12 @@ def _select_through(
         perm = attrs.get("perm", list(range(rank))[::-1])
         edits = select(trace, scope, maker, 0, perm[axis], take)
     elif node.op_type == "DequantizeLinear":
-        edits = select(trace, scope, maker, 0, axis, take)
         rank = len(scope.old(node.input[0]).shape or ())
         scales = scope.old(node.input[1]).shape or ()
+        if attrs.get("block_size", 0) and attrs.get("axis", 1) % rank == axis:
+            return None  # blocks of several channels have one scale
+        edits = select(trace, scope, maker, 0, axis, take)
         if attrs.get("block_size", 0):
-            if attrs.get("axis", 1) % rank == axis:
-                return None
             pairs = [(k, axis) for k in range(1, len(node.input)) if node.input[k]]
         elif len(scales) == 1 and scales[0] != 1 and attrs.get("axis", 1) % rank == axis:
             pairs = [(k, 0) for k in range(1, len(node.input)) if node.input[k]]
@@ -99,6 +113,27 @@ def _select_through(
     else:
         return None
     _collect(trace, scope, maker, edits)
+    return edits
+
+
+def _select_factor(
+    trace: Trace, scope: Scope, maker: int, axis: int, take: Ints
+) -> list[ed.Edit] | None:
+    """A stored factor for each channel times a number of the picture's (its dynamic scale)."""
+    node = scope.graph.node[maker]
+    rank = len(scope.old(node.output[0]).shape or ())
+    shapes = [scope.old(n).static for n in node.input]
+    stored = [k for k, n in enumerate(node.input) if is_stored(scope, n)]
+    if len(stored) != 1 or any(s is None for s in shapes):
+        return None
+    factor, other = shapes[stored[0]] or (), shapes[1 - stored[0]] or ()
+    own = axis - (rank - len(factor))
+    if own < 0 or int(np.prod(other)) != 1:
+        return None
+    edits = select(trace, scope, maker, stored[0], own, take)
+    _collect(trace, scope, maker, edits)
+    # nobody else reads what it makes, so it may change though it is not stored
+    trace.visited[*scope.place, maker] = [scope.new(n) for n in node.input]
     return edits
 
 

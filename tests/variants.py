@@ -1,0 +1,105 @@
+"""Variants of a detector as deployment makes them: other number formats, other runtimes' graphs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHAPES = Path(__file__).parents[1] / "models" / "shapes"
+KEEP = (5, 1, 9)
+ORDER = (0, *KEEP)
+"""Columns that a cut of the shapes detector to `KEEP` has: the background, then the classes."""
+
+
+@cache
+def _shipped(name: str) -> bytes:
+    return (SHAPES / f"ssd_shapes_{name}.onnx").read_bytes()
+
+
+def shapes(activation: str = "softmax") -> onnx.ModelProto:
+    """The trained detector of shapes, with softmax, sigmoid or raw scores; no class names."""
+    model = onnx.load_model_from_string(_shipped("ts_raw" if activation == "raw" else "ts_softmax"))
+    if activation == "sigmoid":
+        node = next(n for n in model.graph.node if n.op_type == "Softmax")
+        node.op_type = "Sigmoid"
+        del node.attribute[:]
+    del model.metadata_props[:]
+    return model
+
+
+def picture(seed: int = 0, dtype: type = np.float32) -> dict[str, np.ndarray]:
+    return {"images": np.random.default_rng(seed).random((1, 3, 128, 128)).astype(dtype)}
+
+
+def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """All outputs; graph optimisations off, so that what is compared is what is written."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, feed))
+
+
+def optimised(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelProto:
+    """What onnxruntime itself saves at an optimisation level: BASIC, EXTENDED or ALL."""
+    path = folder / f"{level}.onnx"
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
+    options.optimized_model_filepath = str(path)
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(path)
+
+
+def retyped(model: onnx.ModelProto, elem_type: int) -> onnx.ModelProto:
+    """Every float tensor of a model, stored, declared or cast to, in another float type."""
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+
+    def changed(tensor: TensorProto) -> None:
+        if tensor.data_type == TensorProto.FLOAT:
+            value = numpy_helper.to_array(tensor).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+
+    for tensor in model.graph.initializer:
+        changed(tensor)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                changed(attribute.t)
+            elif node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = elem_type
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = elem_type
+    return model
+
+
+def weights_behind(
+    model: onnx.ModelProto, store: Callable[[str, np.ndarray], list[object]]
+) -> onnx.ModelProto:
+    """Every weight of a convolution behind nodes that compute it from what ``store`` gives.
+
+    ``store(name, value)`` returns tensors to store and nodes, the last of which makes ``name``.
+    """
+    graph = model.graph
+    names = {n.input[1] for n in graph.node if n.op_type == "Conv"}
+    nodes, tensors = [], []
+    for tensor in [t for t in graph.initializer if t.name in names]:
+        for part in store(tensor.name, numpy_helper.to_array(tensor)):
+            (nodes if isinstance(part, onnx.NodeProto) else tensors).append(part)
+        graph.initializer.remove(tensor)
+    graph.initializer.extend(tensors)
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
+    return model
