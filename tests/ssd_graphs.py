@@ -6,17 +6,20 @@ joined, where scores are activated, what is joined to them. The meaning of the c
 the drawing itself, so a test that uses it shares nothing with the program under test.
 """
 
+# ruff: noqa: ANN401, FBT003, S311  (ops take anything; seeded draws are meant to be seeded)
+
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-NEWEST_OPSET = 23
+OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 15, 17, 18, 19, 21, 23)
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class _Graph:
 
     def __init__(self, draw: random.Random, noise: np.random.Generator) -> None:
         self.draw, self.noise = draw, noise
-        self.opset = draw.choice([7, 8, 9, 10, 11, 11, 12, 13, 13, 15, 17, 18, 19, 21, NEWEST_OPSET])
+        self.opset = draw.choice(OPSETS)
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
         self.named = draw.random() < 0.7
@@ -264,7 +267,7 @@ class _Generator:
         self.background = draw.choice(["first", "first", "last", "none", "none"])
         self.activation = draw.choice(["softmax", "softmax", "sigmoid", "raw"])
         self.count = draw.choice([2, 3, 4, 4, 5, 6, 7, 9, 12])
-        self.count += self.background != "none" and draw.random() < 0.8 or self.count == 2
+        self.count += (self.background != "none" and draw.random() < 0.8) or self.count == 2
         self.levels = draw.randint(1, 4)
         self.anchors = ([draw.randint(1, 4)] * self.levels if draw.random() < 0.4
                         else [draw.randint(1, 5) for _ in range(self.levels)])  # fmt: skip
@@ -302,12 +305,13 @@ class _Generator:
         told, ambiguous = self.told()
         traits = [f"{k}={v}" for k, v in sorted(vars(self).items())
                   if isinstance(v, str | int | list | bool)]  # fmt: skip
-        traits += [f"opset={self.g.opset}", f"weights={self.g.weights}", f"consts={self.g.constants}"]
+        g = self.g
+        traits += [f"opset={g.opset}", f"weights={g.weights}", f"constants={g.constants}"]
         return Sample(self.seed, model, self.count, self.background,
                       outputs, told, ambiguous, traits)  # fmt: skip
 
     def told(self) -> tuple[dict[str, Any], bool]:
-        """What a person would say: the background, and heads or names where the graph hides them."""
+        """Say what a person would: the background, and heads or names where they are hidden."""
         told: dict[str, Any] = {"background": self.background}
         # four scores look like a box, a layer for everything may hold objectness, and a dense
         # layer has classes and anchors alike on an axis each
@@ -366,7 +370,8 @@ class _Generator:
             value = g.add("Transpose", value, perm=[0, 3, 1, 2])
         maps = []
         for _ in range(self.levels):
-            weight, bias = g.random(self.features, wide, 3, 3, inner=9 * wide), g.random(self.features)
+            weight = g.random(self.features, wide, 3, 3, inner=9 * wide)
+            bias = g.random(self.features)
             value = g.add("Conv", value, g.weight(weight), g.weight(bias),
                           kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])  # fmt: skip
             wide = self.features
@@ -482,14 +487,14 @@ class _Generator:
         """YOLO's one layer for everything: A x (4 + C) or A x (5 + C) channels."""
         g = self.g
         wide = 4 + int(self.objectness) + self.count
-        value, last = self.head("scores", k, features, anchors * wide)
-        rows = self.reshape_rows(value, last, anchors, wide, class_major=False)
+        head = self.head("scores", k, features, anchors * wide)
+        rows = self.reshape_rows(head, anchors, wide, class_major=False)
         cuts = [4, 1, self.count] if self.objectness else [4, self.count]
         if self.draw.random() < 0.5:
             parts = g.split(rows, 2, cuts)
         else:
             at = np.cumsum([0, *cuts]).tolist()
-            parts = [g.slice(rows, 2, a, b) for a, b in zip(at, at[1:], strict=False)]
+            parts = [g.slice(rows, 2, a, b) for a, b in pairwise(at)]
         boxes = _Part(parts[0], (4,), 2)
         return _Part(parts[-1], (Classes(self.all_classes),), 2), boxes, (
             parts[1] if self.objectness else None
@@ -505,7 +510,8 @@ class _Generator:
             boxes, scores = g.split(value, axis, [cut, anchors * self.count])
         else:
             boxes = g.slice(value, axis, 0, cut)
-            scores = g.slice(value, axis, cut, self.draw.choice([cut + anchors * self.count, 1 << 31]))
+            end = self.draw.choice([cut + anchors * self.count, 1 << 31])
+            scores = g.slice(value, axis, cut, end)
         layout = Classes(self.all_classes, anchors, self.class_major)
         return self.to_rows((scores, last), layout), self.to_rows((boxes, last), 4, anchors), None
 
@@ -515,18 +521,17 @@ class _Generator:
         self, head: tuple[str, bool], pieces: Classes | int, anchors: int = 0
     ) -> _Part:
         """[N, places x anchors, columns] from a head's channels."""
-        value, last = head
         if isinstance(pieces, int):
-            rows = self.reshape_rows(value, last, anchors, pieces, class_major=False)
+            rows = self.reshape_rows(head, anchors, pieces, class_major=False)
             return _Part(rows, (pieces,), 2)
         wide = len(pieces.classes)
-        rows = self.reshape_rows(value, last, pieces.anchors, wide, class_major=pieces.class_major)
+        rows = self.reshape_rows(head, pieces.anchors, wide, class_major=pieces.class_major)
         return _Part(rows, (Classes(pieces.classes),), 2)
 
     def reshape_rows(
-        self, value: str, last: bool, anchors: int, wide: int, *, class_major: bool
+        self, head: tuple[str, bool], anchors: int, wide: int, *, class_major: bool
     ) -> str:
-        g = self.g
+        g, (value, last) = self.g, head
         way = self.draw.choice(["a", "b"])
         if class_major:
             if last:

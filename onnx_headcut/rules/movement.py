@@ -94,7 +94,8 @@ def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) 
         return None
     stride = int(np.prod(shape[labels.axis + 1 :]))
     classes = labels.ids[(numbers // stride) % shape[labels.axis]]
-    classes = np.where(numbers == FILL, NONE, classes) if (numbers == FILL).any() else classes
+    if (numbers == FILL).any():
+        classes = beside_padding(np.where(numbers == FILL, NONE - 1, classes))
     axes = [a for a in range(classes.ndim) if varies(classes, a)]
     if not axes:
         cls = int(classes.flat[0])
@@ -103,6 +104,16 @@ def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) 
         view.refuse(f"classes would lie on axes {axes} of its output at once")
     along: Ints = np.moveaxis(classes, axes[0], 0).reshape(classes.shape[axes[0]], -1)[:, 0]
     return Labels(axes[0], np.ascontiguousarray(along))
+
+
+def beside_padding(classes: Array) -> Array:
+    """Give what was filled in the classes beside it, if so they lie along one axis; else none."""
+    for axis in range(classes.ndim):
+        others = tuple(a for a in range(classes.ndim) if a != axis)
+        top = classes.max(axis=others, keepdims=True)
+        if ((classes < NONE) | (classes == top)).all():
+            return np.broadcast_to(np.maximum(top, NONE), classes.shape)
+    return np.maximum(classes, NONE)
 
 
 def varies(classes: Array, axis: int) -> bool:
