@@ -77,7 +77,7 @@ class _Writer:
         self.new: dict[str, tuple[str, onnx.TensorProto]] = {}
         self.known: dict[tuple[str, str, bytes], str] = {}
         self.inserted: list[tuple[onnx.GraphProto, int, onnx.NodeProto]] = []
-        self.last: list[onnx.NodeProto] = []
+        self.after: tuple[onnx.GraphProto, int] = (proto.graph, 0)
 
     def write(self, edit: ed.Edit, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """Make one edit; nodes to insert and tensors to add are only noted."""
@@ -127,6 +127,7 @@ class _Writer:
     def _map_output(self, edit: ed.MapOutput, graph: onnx.GraphProto) -> None:
         """The producer gets another output name, and a lookup makes the graph output."""
         inner = self._fresh(f"{edit.output}_compact")
+        self.after = (graph, edit.place[-1] + 1)
         for node in graph.node:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
@@ -134,23 +135,39 @@ class _Writer:
                         names[i] = inner
                         self.done.nodes.add(node.output[0])
         elem_type = next(o for o in graph.output if o.name == edit.output).type.tensor_type.elem_type
-        table = edit.table.astype(helper.tensor_dtype_to_np_dtype(elem_type))
-        value = inner
-        if elem_type != onnx.TensorProto.INT64:
-            value = self._append("Cast", [value], f"{edit.output}_number", to=onnx.TensorProto.INT64)
-        if edit.low:
-            low = self._constant(f"{edit.output}_low", np.array(edit.low, np.int64), rewritten=True)
-            value = self._append("Sub", [value, low], f"{edit.output}_row")
-        ids = self._constant(f"{edit.output}_ids", table, rewritten=True)
-        self._append("Gather", [ids, value], edit.output, axis=0)
+        if edit.column is None:
+            self._look_up(edit, inner, elem_type, edit.output)
+        else:
+            names = [self._columns(edit, inner, range(edit.column))] if edit.column else []
+            ids = self._columns(edit, inner, range(edit.column, edit.column + 1))
+            names.append(self._look_up(edit, ids, elem_type, self._fresh(f"{edit.output}_original")))
+            if edit.column + 1 < edit.width:
+                names.append(self._columns(edit, inner, range(edit.column + 1, edit.width)))
+            self._append("Concat", names, edit.output, axis=edit.axis)
         self.done.nodes.add(inner)
 
+    def _columns(self, edit: ed.MapOutput, value: str, columns: range) -> str:
+        index = self._constant(f"{edit.output}_columns", np.array(columns, np.int64), rewritten=True)
+        out = self._fresh(f"{edit.output}_part")
+        return self._append("Gather", [value, index], out, axis=edit.axis)
+
+    def _look_up(self, edit: ed.MapOutput, value: str, elem_type: int, output: str) -> str:
+        table = edit.table.astype(helper.tensor_dtype_to_np_dtype(elem_type))
+        if elem_type != onnx.TensorProto.INT64:
+            number = self._fresh(f"{edit.output}_number")
+            value = self._append("Cast", [value], number, to=onnx.TensorProto.INT64)
+        if edit.low:
+            low = self._constant(f"{edit.output}_low", np.array(edit.low, np.int64), rewritten=True)
+            value = self._append("Sub", [value, low], self._fresh(f"{edit.output}_row"))
+        ids = self._constant(f"{edit.output}_ids", table, rewritten=True)
+        return self._append("Gather", [ids, value], output, axis=0)
+
     def _append(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
-        out = output if output in self.names and op == "Gather" else self._fresh(output)
-        node = helper.make_node(op, inputs, [out], name=self._fresh(f"{out}_{op}"), **attributes)
-        self.last.append(node)
-        self.done.nodes.add(out)
-        return out
+        name = self._fresh(f"{output}_{op}")
+        node = helper.make_node(op, inputs, [output], name=name, **attributes)
+        self.inserted.append((*self.after, node))
+        self.done.nodes.add(output)
+        return output
 
     def _constant(
         self,
@@ -182,10 +199,10 @@ class _Writer:
         return candidate
 
     def insert_nodes(self) -> None:
-        """Put new nodes before those that read them, and lookups of outputs at the end."""
-        for graph, at, node in sorted(self.inserted, key=lambda n: -n[1]):
+        """Put new nodes where they are read, and lookups behind what made the ids."""
+        # from the end on, so that earlier places stay true; what shares a place keeps its order
+        for graph, at, node in sorted(reversed(self.inserted), key=lambda n: -n[1]):
             graph.node.insert(at, node)
-        self.proto.graph.node.extend(self.last)
 
     def take_names(self) -> None:
         """Store the new tensors, under the old names and in the old places where these are free."""

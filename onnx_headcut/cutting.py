@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import onnx
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     FeedsLike: TypeAlias = "Sequence[NamedFeed] | Feeds"
     Progress = Callable[[str], None]
 
+Ids = Literal["compact", "original"]
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 
 
@@ -186,6 +187,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     heads: Sequence[str] = (),
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    ids: Ids = "compact",
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     validation: bool = True,
@@ -220,7 +222,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
         known = understand(source, options)
         kept = parse_keep(keep, known.classes)
         selection = Selection(known.classes.columns(kept), known.classes.count)
-        plan = make_plan(known.analysis, known.located, selection)
+        plan = make_plan(known.analysis, known.located, selection, ids)
         before = figures(known.analysis, known.located)
         if dry_run:
             return Cut(source.proto, plan, before, before, known.classes,
@@ -233,7 +235,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     if validation:
         progress("validating")
         subject = Subject(source, proto, plan, known.classes.background, applied, source)
-        verdict = _validate(subject, provider, inputs, options.input_shapes)
+        verdict = _validate(subject, provider, inputs, options.input_shapes, ids)
     names = known.classes.cut(kept)
     result = Cut(proto, plan, before, after, known.classes, names, verdict, target)
     if target is not None and result.exit_code == 0:
@@ -252,6 +254,7 @@ def validate(  # noqa: PLR0913
     heads: Sequence[str] = (),
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    ids: Ids = "compact",
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     follow_links: bool = False,
@@ -277,13 +280,13 @@ def validate(  # noqa: PLR0913
                 raise InputError("the cut model's metadata name columns that the original lacks")
         else:
             columns = known.classes.columns(parse_keep(keep, known.classes))
-        plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count))
+        plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count), ids)
     progress("validating")
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
     applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
     subject = Subject(source, other.proto, plan, known.classes.background, applied, other)
-    return _validate(subject, provider, inputs, options.input_shapes)
+    return _validate(subject, provider, inputs, options.input_shapes, ids)
 
 
 # ------------------------------------------------------------------------------------- steps
@@ -371,6 +374,7 @@ def _validate(
     provider: str,
     feeds: Sequence[NamedFeed] | None,
     input_shapes: Mapping[str, Sequence[int]],
+    ids: Ids,
 ) -> Verdict:
     # the runtime is imported only where it runs something
     from onnx_headcut.validation import Settings  # noqa: PLC0415
@@ -388,7 +392,9 @@ def _validate(
         background=subject.background,
         feeds=feeds,
         provider=provider,
-        settings=Settings(shapes={name: tuple(dims) for name, dims in input_shapes.items()}),
+        settings=Settings(
+            shapes={name: tuple(dims) for name, dims in input_shapes.items()}, ids=ids
+        ),
         claims=_claims(subject),
         original_dir=original_dir,
         cut_dir=cut_dir,

@@ -122,15 +122,22 @@ class GatherInput(Edit):
 
 @dataclass(frozen=True)
 class MapOutput(Edit):
-    """A graph output of class ids is translated: value ``v`` becomes ``table[v - low]``."""
+    """A graph output of class ids is translated: value ``v`` becomes ``table[v - low]``.
+
+    Where the ids are one ``column`` of a table of detections with ``width`` columns on ``axis``,
+    only that column is.
+    """
 
     output: str
     low: int
     table: Array = field(compare=False)
+    column: int | None = None
+    axis: int = 0
+    width: int = 0
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return (self.place, "output", self.output)
+        return (self.place, "output", self.output, self.column)
 
     def describe(self) -> str:
         return f"output {self.output!r}: class ids looked up in {_short(self.table)}"

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
 from onnx_headcut.pull import pull
-from onnx_headcut.trace import Demand, Trace
+from onnx_headcut.rules.values import offset_of
+from onnx_headcut.trace import Demand, Trace, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from onnx_headcut.analysis import Analysis
+    from onnx_headcut.analysis import Analysis, Scope
     from onnx_headcut.facts import Fact
     from onnx_headcut.locate import Located
 
@@ -35,6 +36,8 @@ class OutputClasses:
     kind: str
     axis: int | None = None
     columns: str = ""
+    convention: str = ""
+    """Of class ids: how they follow from the head's columns, such as ``column - 1``."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,13 @@ class Plan:
         return [{"node": s.node, "op": s.op, "change": s.change} for s in self.steps]
 
 
-def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Plan:
-    """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely."""
+def make_plan(
+    analysis: Analysis, located: Located, selection: Selection, ids: str = "compact"
+) -> Plan:
+    """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely.
+
+    ``ids``: whether label outputs say the new ids (``compact``) or the original's (``original``).
+    """
     main = analysis.main
     heads = dict(located.heads)
     tried: set[str] = set()
@@ -95,6 +103,8 @@ def make_plan(analysis: Analysis, located: Located, selection: Selection) -> Pla
     outputs = tuple(
         describe_output(o.name, main.old(o.name), main.mark(o.name)) for o in main.graph.output
     )
+    if ids == "original":
+        keep_ids(trace, main, outputs)
     steps = []
     for edit in sorted(trace.edits.values(), key=lambda e: e.place):
         _, node = ed.node_at(main.graph, edit.place)
@@ -136,16 +146,62 @@ def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:
     if isinstance(mark, Labels):
         return OutputClasses(name, fact.shape, "scores", mark.axis, ranges(mark.ids))
     if isinstance(mark, Lookup):
-        return OutputClasses(name, fact.shape, "class ids")
+        return OutputClasses(name, fact.shape, "class ids", convention=convention(mark))
     if isinstance(mark, Whole):
         return OutputClasses(name, fact.shape, f"class {mark.cls} alone")
     if isinstance(mark, Columns):
         at = [k for k, m in enumerate(mark.marks) if isinstance(m, Lookup)]
         if at:
             kind = "detections with class ids"
-            return OutputClasses(name, fact.shape, kind, mark.axis, ranges_of(at))
+            first = next(m for m in mark.marks if isinstance(m, Lookup))
+            return OutputClasses(
+                name, fact.shape, kind, mark.axis, ranges_of(at), convention(first)
+            )
     kind = "independent" if mark is None else "detections"
     return OutputClasses(name, fact.shape, kind)
+
+
+def convention(lookup: Lookup) -> str:
+    """How the model's class ids follow from the head's columns."""
+    offset = offset_of(lookup)
+    if offset is None:
+        return "numbers of the model's own"
+    if offset == 0:
+        return "column"
+    return f"column {'+' if offset > 0 else '-'} {abs(offset):g}"
+
+
+def keep_ids(trace: Trace, scope: Scope, outputs: Sequence[OutputClasses]) -> None:
+    """Edits that translate class ids at the graph's outputs back to the original's.
+
+    Inside the graph ids stay compact: it may use them as indices.
+    """
+    if not trace.said:
+        raise UsageError(
+            "--ids original: no output says class ids; a class is known by its column in "
+            + ", ".join(repr(o.name) for o in outputs if o.kind == "scores"),
+            advice="leave --ids away and map columns by the kept ids in the model's metadata",
+        )
+    for (name, column), (lookup, option) in trace.said.items():
+        old = lookup.old[lookup.take].astype(np.int64)
+        new = option.new.astype(np.int64)
+        if np.array_equal(old, new):
+            continue
+        low, high = int(new.min()), int(new.max())
+        table = np.arange(low, high + 1)
+        table[new - low] = old
+        # padding may look like class 0; what it says matters to nobody
+        real = lookup.ids[lookup.take] != NONE
+        table[new[real] - low] = old[real]
+        home = scope.home(name)
+        if home is None or not np.array_equal(table[new[real] - low], old[real]):
+            raise GraphRefused(f"the ids at output {name!r} cannot be told apart after the cut")
+        mark = scope.mark(name)
+        axis = mark.axis if isinstance(mark, Columns) else 0
+        width = len(mark.marks) if isinstance(mark, Columns) else 0
+        place = (*home[0].place, home[1])
+        edit = ed.MapOutput(place, name, low, table, column, axis, width)
+        trace.add(edit, View(trace, *home))
 
 
 def ranges(ids: Any) -> str:

@@ -22,7 +22,17 @@ from onnx_headcut.analysis import same_fact
 from onnx_headcut.analysis import FINDING, with_rows
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
-from onnx_headcut.labels import NONE, Ints, Labels, Mark, Rows, Selection, Whole
+from onnx_headcut.labels import (
+    NONE,
+    Ints,
+    Labels,
+    Lookup,
+    Mark,
+    Option,
+    Rows,
+    Selection,
+    Whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +169,8 @@ class Trace:
         """Keys of places that a decision left as they are."""
         self.bodies: dict[tuple[ed.Place, int], Fact] = {}
         """Facts after the cut of outputs that bodies of If and Loop give."""
+        self.said: dict[tuple[str, int | None], tuple[Lookup, Option]] = {}
+        """Class numbers at graph outputs (and in which column), and how they come out."""
         self.notes: list[str] = []
         self.heads: dict[tuple[int, ...], Labels] = {}
         self.tried: set[str] = set()
@@ -180,7 +192,7 @@ class Trace:
         for output in scope.graph.output:
             at = scope.index.producer.get(output.name)
             if at is not None:
-                decide_output(View(self, scope, at), scope.mark(output.name))
+                decide_output(View(self, scope, at), output.name, scope.mark(output.name))
         for i, node in enumerate(scope.graph.node):
             view = View(self, scope, i)
             dead = all(scope.is_dead(o, self.selection) for o in node.output)

@@ -461,13 +461,16 @@ def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
     raise AssertionError  # pragma: no cover  refuse() does not return
 
 
-def decide_output(view: View, mark: Mark | None) -> None:
+def decide_output(view: View, name: str, mark: Mark | None) -> None:
     """What a graph output says: class ids in the model's own convention, or values that stay."""
     if isinstance(mark, Lookup):
-        decide(view, mark, {"ids", "free"})
+        view.trace.said[name, None] = (mark, decide(view, mark, {"ids", "free"}))
     elif isinstance(mark, Columns):
-        for column in mark.marks:
-            decide_output(view, column)
+        for k, column in enumerate(mark.marks):
+            if isinstance(column, Lookup):
+                view.trace.said[name, k] = (column, decide(view, column, {"ids", "free"}))
+            else:
+                decide_output(view, name, column)
     elif isinstance(mark, Rows) and mark.apart:
         view.refuse("a graph output holds values that class numbers were added to")
     elif isinstance(mark, Whole) and mark.cls not in view.sel.column:
