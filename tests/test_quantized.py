@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 from onnxruntime import quantization as oq
@@ -87,7 +86,7 @@ def scales(noise: np.random.Generator, n: int) -> np.ndarray:
     return (0.01 + 0.02 * noise.random(n)).astype(np.float32)
 
 
-def conv_weights(dtype: Any, *, zero: bool = True) -> Callable[..., Tensors]:
+def conv_weights(dtype: type, *, zero: bool = True) -> Callable[..., Tensors]:
     def make(noise: np.random.Generator, n: int) -> Tensors:
         found = {
             "P_w": ints(noise, n, 8, 1, 1, dtype=np.int8).clip(-8, 7).astype(dtype),
@@ -110,8 +109,10 @@ SLICED = {"P_w": 0, "P_s": 0, "P_z": 0, "P_b": 0, "P_bs": 0}
 
 def per_tensor(noise: np.random.Generator, n: int) -> Tensors:
     return {
-        "P_w": ints(noise, n, 8, 1, 1), "P_t": np.float32(0.02), "P_b": ints(noise, n, dtype=np.int32)
-    }  # fmt: skip
+        "P_w": ints(noise, n, 8, 1, 1),
+        "P_t": np.float32(0.02),
+        "P_b": ints(noise, n, dtype=np.int32),
+    }
 
 
 def blocked(noise: np.random.Generator, n: int) -> Tensors:
@@ -186,7 +187,8 @@ CASES = {
         columns(), {"P_w": 1, "P_s": 0, "P_z": 0}, **FLAT,
     ),
     "QLinearConv": Case(
-        "P_q = QLinearConv <pads = [1, 1, 1, 1]> (xq, x_s, x_z, P_w, P_s, P_z, y_s, y_z, P_b)" + OUT,
+        "P_q = QLinearConv <pads = [1, 1, 1, 1]> (xq, x_s, x_z, P_w, P_s, P_z, y_s, y_z, P_b)"
+        + OUT,
         linear_conv, {"P_w": 0, "P_s": 0, "P_z": 0, "P_b": 0}, QUANTIZED,
     ),
     "QLinearConv, scalar zero point and integers out": Case(
@@ -204,7 +206,9 @@ CASES = {
     "ConvInteger": Case(
         """P_i = ConvInteger <pads = [1, 1, 1, 1]> (xq, P_w, x_z)  P_c = Cast <to = 1> (P_i)
            P_m = Mul (P_c, one)  P = Add (P_m, P_f)""",
-        lambda noise, n: linear_conv(noise, n) | {"P_f": 100 * scales(noise, n).reshape(1, n, 1, 1)},
+        lambda noise, n: (
+            linear_conv(noise, n) | {"P_f": 100 * scales(noise, n).reshape(1, n, 1, 1)}
+        ),
         {"P_w": 0, "P_f": 1}, QUANTIZED,
     ),
     "MatMulInteger behind DynamicQuantizeLinear": Case(
@@ -277,3 +281,179 @@ def test_a_mistake_in_any_tensor_of_a_head_is_found(name: str) -> None:
             continue
         tensor.CopyFrom(numpy_helper.from_array(swapped, tensor.name))
         assert not hc.validate(model, wrong, ["fox", "dog"], labels=NAMES, provider="cpu"), key
+
+
+def test_scales_of_packed_blocks_follow_their_rows() -> None:
+    model = CASES["MatMulNBits"].model()
+    cut = hc.cut(model, ["fox", "dog"], labels=NAMES, validation=False).model
+    wanted = stored(model)["scores_s"].reshape(6, 2)[list(ROWS)].ravel()
+    np.testing.assert_array_equal(stored(cut)["scores_s"], wanted)
+    node = next(n for n in cut.graph.node if n.output[0] == "scores")
+    assert {a.name: a.i for a in node.attribute}["N"] == len(ROWS)
+
+
+LEVELS = """<ir_version: 10, opset_import: ["": 21]>
+levels (float[2,8,4,4] x, float[2,8,2,2] y) => (float[2,20,6] scores, float[2,20,4] boxes) {
+  d0 = DequantizeLinear <axis = 0> (w0, s0, zeros)  c0 = Conv (x, d0)
+  d1 = DequantizeLinear <axis = 0> (w1, s1, zeros)  c1 = Conv (y, d1)
+  d2 = DequantizeLinear <axis = 0> (w2, s2, zeros)  hidden = Conv (x, d2)
+  b0 = DequantizeLinear <axis = 0> (v0, t0, few)  e0 = Conv (hidden, b0)
+  b1 = DequantizeLinear <axis = 0> (v1, t1, few)  e1 = Conv (y, b1)
+  r0 = Reshape (c0, to6)  r1 = Reshape (c1, to6)  rs = Concat <axis = 2> (r0, r1)
+  scores = Transpose <perm = [0, 2, 1]> (rs)
+  p0 = Reshape (e0, to4)  p1 = Reshape (e1, to4)  ps = Concat <axis = 2> (p0, p1)
+  boxes = Transpose <perm = [0, 2, 1]> (ps) }"""
+
+
+def levels() -> onnx.ModelProto:
+    """Two heads that share one tensor of zero points, with each other and with a hidden layer."""
+    noise = np.random.default_rng(3)
+    model = parser.parse_model(LEVELS)
+    values: Tensors = {"zeros": ints(noise, 6), "few": ints(noise, 4)}
+    for k in range(3):
+        values |= {f"w{k}": ints(noise, 6, 8, 1, 1), f"s{k}": scales(noise, 6)}
+        values |= {f"v{k}": ints(noise, 4, 8, 1, 1), f"t{k}": scales(noise, 4)}
+    values |= {"to6": np.array([2, 6, -1]), "to4": np.array([2, 4, -1])}
+    values["v0"] = ints(noise, 4, 6, 1, 1)
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(v, k) for k, v in values.items() if k in used
+    )
+    return model
+
+
+def test_zero_points_that_heads_share_are_copied_on_write() -> None:
+    model = levels()
+    result = hc.cut(model, ["fox", "dog"], labels=NAMES, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    before, after = stored(model), stored(result.model)
+    read = {n.output[0]: n.input[2] for n in result.model.graph.node if len(n.input) == 3}
+    for name in ("d0", "d1"):
+        np.testing.assert_array_equal(after[read[name]], before["zeros"][list(ROWS)])
+    assert read["d0"] == read["d1"]
+    np.testing.assert_array_equal(after[read["d2"]], before["zeros"])
+    np.testing.assert_array_equal(after["few"], before["few"])
+
+
+# ------------------------------------------------------------- what onnxruntime's quantizer makes
+
+
+class _Pictures(oq.CalibrationDataReader):
+    def __init__(self) -> None:
+        self.left = [picture(seed) for seed in range(2)]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
+
+
+@cache
+def _quantized(activation: str, style: str, *, per_channel: bool) -> bytes:
+    import tempfile  # noqa: PLC0415  the quantizer reads and writes files
+    from pathlib import Path  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "float.onnx"), Path(folder, "quantized.onnx")
+        onnx.save(shapes(activation), source)
+        if style == "dynamic":
+            oq.quantize_dynamic(source, target, weight_type=oq.QuantType.QUInt8)
+        else:
+            oq.quantize_static(
+                source, target, _Pictures(), quant_format=oq.QuantFormat[style],
+                per_channel=per_channel, weight_type=oq.QuantType.QInt8,
+            )  # fmt: skip
+        return target.read_bytes()
+
+
+def quantized(activation: str, style: str, *, per_channel: bool = True) -> onnx.ModelProto:
+    return onnx.load_model_from_string(_quantized(activation, style, per_channel=per_channel))
+
+
+STYLES = [("QDQ", True), ("QDQ", False), ("QOperator", True), ("QOperator", False),
+          ("dynamic", False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ["raw", "softmax", "sigmoid"])
+@pytest.mark.parametrize(("style", "per_channel"), STYLES)
+def test_a_quantized_detector_is_cut_and_validated(
+    activation: str, style: str, *, per_channel: bool
+) -> None:
+    model = quantized(activation, style, per_channel=per_channel)
+    result = hc.cut(model, KEEP, background="first", provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    before, after = stored(model), stored(result.model)
+    changed = [n for n in after if n not in before or after[n].tobytes() != before[n].tobytes()]
+    assert changed
+    assert all(after[n].dtype == before[n].dtype for n in changed if n in before)
+    if activation != "softmax":  # which looks at all classes
+        old, new = run(model, picture(7)), run(result.model, picture(7))
+        np.testing.assert_array_equal(new[0], old[0].take(ORDER, 2))
+        np.testing.assert_array_equal(new[1], old[1])
+
+
+@pytest.mark.parametrize("style", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
+def test_what_onnxruntime_makes_of_a_quantized_detector(
+    style: str, level: str, tmp_path: Path
+) -> None:
+    """QLinearConv of onnxruntime's own with channels last, QLinearConcat, QLinearSoftmax, …"""
+    model = optimised(quantized("softmax", style), level, tmp_path)
+    result = hc.cut(model, KEEP, background="first", provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+
+
+SCORES = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
+behind (float[2,8,4,4] x) => (uint8[2,6,4,4] scores, float[2,4,4,4] boxes) {
+  xq = QuantizeLinear (x, x_s, x_z)
+  q = QLinearConv (xq, x_s, x_z, w, s, z, y_s, y_z)  %s  boxes = Conv (x, v) }"""
+BEHIND = {
+    "QLinearSigmoid": "scores = com.microsoft.QLinearSigmoid (q, y_s, y_z, p_s, p_z)",
+    "QLinearSoftmax": "scores = com.microsoft.QLinearSoftmax <axis = 1, opset = 17>"
+    " (q, y_s, y_z, p_s, p_z)",
+    "QLinearLeakyRelu": "scores = com.microsoft.QLinearLeakyRelu (q, y_s, y_z, y_s, y_z)",
+    "QLinearAdd": "scores = com.microsoft.QLinearAdd (q, y_s, y_z, c, k_s, y_z, y_s, y_z)",
+    "QLinearMul": "scores = com.microsoft.QLinearMul (q, y_s, y_z, c, k_s, p_z, y_s, y_z)",
+}
+
+
+def behind(op: str) -> onnx.ModelProto:
+    noise = np.random.default_rng(5)
+    model = parser.parse_model(SCORES % BEHIND[op])
+    values: Tensors = {
+        **SHARED, "w": ints(noise, 6, 8, 1, 1), "s": scales(noise, 6) / 3,
+        "z": np.zeros(6, np.int8), "p_s": np.float32(1 / 256), "p_z": np.uint8(0), "k_s": np.float32(0.02),
+        "c": ints(noise, 6, 1, 1, dtype=np.uint8), "v": scales(noise, 32).reshape(4, 8, 1, 1),
+    }  # fmt: skip
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), k) for k, v in values.items() if k in used
+    )
+    return model
+
+
+@pytest.mark.parametrize("op", BEHIND)
+def test_ops_on_quantized_scores(op: str) -> None:
+    model = behind(op)
+    result = hc.cut(model, ["fox", "dog"], labels=NAMES, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    if op != "QLinearSoftmax":
+        feed = {"x": np.random.default_rng(1).normal(size=(2, 8, 4, 4)).astype(np.float32)}
+        new, old = run(result.model, feed), run(model, feed)
+        np.testing.assert_array_equal(new[0], old[0].take(ROWS, 1))
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(result.model)
+    del wrong.metadata_props[:]
+    name = "c" if op in {"QLinearAdd", "QLinearMul"} else "w"
+    tensor = next(t for t in wrong.graph.initializer if t.name == name)
+    swapped = numpy_helper.to_array(tensor)[[0, 2, 1]]
+    tensor.CopyFrom(numpy_helper.from_array(swapped, name))
+    assert not hc.validate(model, wrong, ["fox", "dog"], labels=NAMES, provider="cpu")
+
+
+@pytest.mark.parametrize("op", ["BiasSoftmax", "CropAndResize"])
+def test_an_op_without_a_rule_is_refused_by_name(op: str) -> None:
+    model = behind("QLinearLeakyRelu")
+    node = next(n for n in model.graph.node if n.op_type == "QLinearLeakyRelu")
+    node.op_type = op
+    with pytest.raises(GraphRefused) as caught:
+        hc.cut(model, ["fox", "dog"], labels=NAMES, heads=("q",), validation=False)
+    assert caught.value.exit_code == 3
