@@ -75,7 +75,8 @@ class Selection:
         of the new order, from the same occurrence (anchor). Positions without a class stay.
         Raises ValueError where kept classes occur unequally often and the order changes.
         """
-        present = [c for c in self.order if c in set(ids.tolist())]
+        there = set(np.unique(ids).tolist())
+        present = [c for c in self.order if c in there]
         kept = np.flatnonzero(np.isin(ids, [NONE, *present]))
         slots = sorted(present)
         if slots == present:

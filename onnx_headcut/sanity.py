@@ -7,13 +7,17 @@ say, local functions do not call each other in circles. https://onnx.ai/onnx/rep
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING
 
-from onnx_headcut.errors import InputError
+from onnx.defs import OpSchema, SchemaError, get_schema
+
+from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.storage.tensors import all_tensors, check_size, subgraphs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import onnx
 
@@ -35,7 +39,7 @@ def check(proto: onnx.ModelProto) -> None:
         if not 0 < version < 1 << 31:
             raise InputError(f"opset {domain!r} has no sensible version: {version}")
     _check_functions(proto)
-    scope = _Scope(set(domains), {(f.domain, f.name) for f in proto.functions})
+    scope = _Scope(domains, {(f.domain, f.name) for f in proto.functions})
     scope.graph(proto.graph, frozenset())
     for tensor in all_tensors(proto):
         _text(tensor.name, "a tensor's name")
@@ -73,7 +77,7 @@ def _check_shape(value: onnx.ValueInfoProto) -> None:
 class _Scope:
     """Walks graphs with the names that are known at each node."""
 
-    def __init__(self, domains: set[str], functions: set[tuple[str, str]]) -> None:
+    def __init__(self, domains: dict[str, int], functions: set[tuple[str, str]]) -> None:
         self.domains, self.functions = domains, functions
 
     def graph(self, graph: onnx.GraphProto, around: frozenset[str]) -> None:
@@ -91,6 +95,7 @@ class _Scope:
     def nodes(self, nodes: Iterable[onnx.NodeProto], known: set[str], made: set[str]) -> None:
         for node in nodes:
             self._check_domain(node)
+            self._check_signature(node)
             for name in node.input:
                 if name and name not in known:
                     raise InputError(
@@ -108,6 +113,30 @@ class _Scope:
                     made.add(_text(name, "an output"))
                     known.add(name)
 
+    def _check_signature(self, node: onnx.NodeProto) -> None:
+        """Hold inputs, outputs and types of attributes, against the op's schema."""
+        schema = _schema(node.op_type, self.domains.get(node.domain or "ai.onnx", 0), node.domain)
+        if schema is None:
+            return
+        least, most = schema.min_input, schema.max_input
+        given = max((i + 1 for i, name in enumerate(node.input) if name), default=0)
+        if len(node.input) < least or given > most:
+            raise InputError(f"{_say(node)} has {given} inputs, not {_span(least, most)}")
+        if len(node.output) < schema.min_output or len(node.output) > schema.max_output:
+            span = _span(schema.min_output, schema.max_output)
+            raise InputError(f"{_say(node)} has {len(node.output)} outputs, not {span}")
+        attributes = {a.name: a for a in node.attribute}
+        if len(attributes) < len(node.attribute):
+            raise InputError(f"{_say(node)} has an attribute twice")
+        for name, known in schema.attributes.items():
+            if name not in attributes:
+                if known.required:
+                    raise InputError(f"{_say(node)} lacks the attribute {name!r}")
+            elif _other_type(attributes[name], known.type.value):  # type: ignore[attr-defined]
+                raise InputError(f"{_say(node)} has an attribute {name!r} of the wrong type")
+        if node.op_type == "Constant" and not node.domain and not attributes:
+            raise InputError(f"{_say(node)} has no value")
+
     def _check_domain(self, node: onnx.NodeProto) -> None:
         for name in (node.name, node.op_type, node.domain, *(a.name for a in node.attribute)):
             _text(name, f"a name in node {node.name!r}")
@@ -116,6 +145,26 @@ class _Scope:
             raise InputError(
                 f"{_say(node)} is of the domain {domain!r}, of which the model imports no opset"
             )
+
+
+@functools.cache
+def _schema(op: str, version: int, domain: str) -> OpSchema | None:
+    """Look up what ONNX says of an op, or None where it does not know it."""
+    try:
+        return get_schema(op, version, "" if domain == "ai.onnx" else domain)
+    except (SchemaError, TypeError):
+        return None
+
+
+def _other_type(attribute: onnx.AttributeProto, known: int) -> bool:
+    """Whether it differs; a function's attribute refers to another, whose type it has."""
+    return not attribute.ref_attr_name and attribute.type != known
+
+
+def _span(least: int, most: int) -> str:
+    if least == most:
+        return str(least)
+    return f"{least} or more" if most > 1 << 20 else f"{least} to {most}"
 
 
 def _say(node: onnx.NodeProto) -> str:
@@ -135,7 +184,7 @@ def _check_functions(proto: onnx.ModelProto) -> None:
         raise InputError("two local functions have the same name")
     calls = {}
     for key, function in functions.items():
-        domains = {o.domain or "ai.onnx" for o in function.opset_import}
+        domains = {o.domain or "ai.onnx": o.version for o in function.opset_import}
         scope = _Scope(domains, set(functions))
         known = {_text(name, "a function's input") for name in function.input}
         scope.nodes(function.node, known, made=set(known))
@@ -149,3 +198,27 @@ def _check_functions(proto: onnx.ModelProto) -> None:
             raise InputError(f"the local function {next(iter(calls))[1]!r} calls itself")
         for key in ends:
             del calls[key]
+
+
+@contextlib.contextmanager
+def foreseen() -> Iterator[None]:
+    """Refuse a graph on which following it breaks down in a way that nobody thought of.
+
+    A stranger's graph can be nonsense in more ways than can be checked. Nothing is written then,
+    and the message names what happened; the cause is chained to it.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise GraphRefused(
+            "the memory does not suffice to follow the graph",
+            advice="are the extents of its inputs and constants what they should be?",
+        ) from error
+    except RecursionError as error:
+        raise GraphRefused("the graph is too deep to be followed") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
+        raise GraphRefused(
+            f"the graph cannot be followed: {type(error).__name__}: {str(error)[:200]}",
+            advice="if onnx.checker.check_model and onnxruntime accept the model, report this",
+        ) from error
