@@ -128,6 +128,7 @@ def _compared(m: Material) -> Markup:
         wrong = row.outside or row.missing or row.extra
         detections = f"{row.matched:,}" if row.kind == "detections" else ""
         detections += f" (-{row.missing}, +{row.extra})" if row.missing or row.extra else ""
+        detections += f", {row.moved} moved" if row.moved else ""
         state = h("span", "differs", class_="bad") if wrong else "equal"
         rows.append((row.name, row.kind, f"{row.values:,}", detections, f"{row.max_abs:.2g}",
                      f"{row.max_rel:.2g}", state, row.where))  # fmt: skip
@@ -141,11 +142,12 @@ def _compared(m: Material) -> Markup:
 def _classes(m: Material) -> Markup:
     rows: list[tuple[Child, ...]] = [
         (m.classes.name(row.column), f"{row.column}", f"{row.new}", f"{row.values:,}",
-         f"{row.detections:,}", _id(row.label), _id(row.cut_label))
+         f"{row.detections:,}", *(f"{n}" if n else "" for n in (row.missing, row.extra)),
+         _id(row.label), _id(row.cut_label))
         for row in m.verdict.classes
     ]  # fmt: skip
-    head = ("class", "column before", "column after", "values", "detections", "id before",
-            "id after")  # fmt: skip
+    head = ("class", "column before", "column after", "values", "detections", "missing", "extra",
+            "id before", "id after")  # fmt: skip
     return _section("Evidence by class", table("How much was compared of each class", head, rows))
 
 

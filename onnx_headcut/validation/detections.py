@@ -294,6 +294,42 @@ def forgive_ties(group: Group, found: Match, expected: Floats, got: Floats) -> M
     return replace(found, missing=(), extra=()) if tied and not same else found
 
 
+def moved(group: Group, expected: Floats, got: Floats, found: Match) -> int:
+    """Count unmatched rows that are one object in both: the same ids, and half of the area shared.
+
+    Boxes are an output's four values, or the first four of a row that holds more; 0 without boxes.
+    """
+    place = _box_columns(group)
+    if not place or not found.missing or not found.extra:
+        return 0
+    left, free, count = expected[list(found.missing)], list(found.extra), 0
+    for row in left:
+        shared = [_shared(row[place], got[j, place]) for j in free]
+        same = [(got[j, list(group.labels)] == row[list(group.labels)]).all() for j in free]
+        near = [s if ok else 0.0 for s, ok in zip(shared, same, strict=True)]
+        if near and max(near) >= 0.5:
+            free.pop(int(np.argmax(near)))
+            count += 1
+    return count
+
+
+def _box_columns(group: Group) -> list[int]:
+    for output in group.outputs:
+        mine = [at for at, column in enumerate(group.columns) if column.output == output]
+        values = [at for at in mine if at != group.score and at not in group.labels]
+        if len(mine) == 4 or (len(mine) > 4 and len(values) >= 4):
+            return values[:4] if len(mine) > 4 else mine
+    return []
+
+
+def _shared(a: Floats, b: Floats) -> float:
+    """Intersection over union of two boxes, whichever of x and y comes first."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    inner = float(np.prod(np.maximum(sides, 0)))
+    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - inner
+    return inner / union if union > 0 else 0.0
+
+
 def _ranking(rows: Floats) -> npt.NDArray[np.int64]:
     """Order rows by value, coarsely: values within rounding mostly stay side by side."""
     with np.errstate(invalid="ignore"):

@@ -171,6 +171,7 @@ class Sets:
                     break
             if not seen:
                 what = "any score tensor" if site is None else self._site_name(site)
+                self.ledger.unshown = True
                 self.ledger.doubt(f"no detection came from {what}, however its classes are excited")
         # Once more on top of the picture's own scores.
         reference, got = self.pair.run(study.exciter.excited(study.density), gain=1.0)
@@ -241,18 +242,28 @@ class Sets:
         if self.pair.steps():
             found = d.forgive_ties(group, found, expected, got)
         what = self._explain(group, expected, got, found)
-        self.ledger.add_rows(run, _title(group), found, len(group.columns), what)
+        moved = d.moved(group, expected, got, found)
+        self.ledger.add_rows(run, _title(group), found, len(group.columns), moved, what)
         good = np.delete(expected, list(found.missing), axis=0)
-        if group.labels:
-            for label, count in zip(
-                *np.unique(good[:, group.labels[0]], return_counts=True), strict=True
-            ):
-                column = self._columns_of[index].get(float(label))
-                if column is not None:
-                    self.ledger.add_class(column, detections=int(count))
-        elif only is not None:
-            self.ledger.add_class(only, detections=len(good))
+        for rows, name in (
+            (good, "detections"), (expected[list(found.missing)], "missing"),
+            (got[list(found.extra)], "extra"),
+        ):  # fmt: skip
+            for column, count in self._by_class(index, rows, only).items():
+                self.ledger.add_class(column, **{name: count})
         return len(expected)
+
+    def _by_class(self, index: int, rows: Floats, only: int | None) -> dict[int, int]:
+        """Count rows by the class that their id says, or that alone was excited."""
+        labels = self._groups[index].labels
+        if not labels:
+            return {} if only is None else {only: len(rows)}
+        counts: dict[int, int] = {}
+        for label, count in zip(*np.unique(rows[:, labels[0]], return_counts=True), strict=True):
+            column = self._columns_of[index].get(float(label))
+            if column is not None:
+                counts[column] = int(count)
+        return counts
 
     def _explain(self, group: d.Group, expected: Floats, got: Floats, found: d.Match) -> str:
         """Say more where only the class ids of unmatched rows differ."""

@@ -28,7 +28,7 @@ class Ledger:
     """All that is found, as it is found: failures, doubts, notes, and counts of what was compared.
 
     ``detects`` is set where detections are picked inside the graph: each kept class has to be
-    among them then.
+    among them then. ``unshown`` is set where other inputs may show what these did not.
     """
 
     def __init__(self, columns: probe.Columns, settings: Settings) -> None:
@@ -38,6 +38,7 @@ class Ledger:
         self.notes: list[str] = []
         self.runs = 0
         self.detects = False
+        self.unshown = False
         self._rows: dict[tuple[str, str], OutputRow] = {}
         self._drift: dict[str, Drift] = {}
         self._classes = {column: ClassRow(column, new) for new, column in enumerate(columns.order)}
@@ -89,7 +90,9 @@ class Ledger:
                 f" ({run}), such as {found.text}"
             )
 
-    def add_rows(self, run: str, name: str, found: Match, width: int, what: str = "") -> None:
+    def add_rows(  # noqa: PLR0913, PLR0917  (one comparison's findings)
+        self, run: str, name: str, found: Match, width: int, moved: int = 0, what: str = ""
+    ) -> None:
         """Add what a comparison of sets of rows found."""
         row = self._row(name, "detections")
         missing, extra = len(found.missing), len(found.extra)
@@ -101,6 +104,7 @@ class Ledger:
             matched=row.matched + found.matched,
             missing=row.missing + missing,
             extra=row.extra + extra,
+            moved=row.moved + moved,
             max_abs=max(row.max_abs, found.max_abs),
             max_rel=max(row.max_rel, found.max_rel),
             where=run if bad and not row.where else row.where,
@@ -109,15 +113,15 @@ class Ledger:
             self.fail(
                 f"{name}: of {found.matched + missing} detections of the reference {missing} are"
                 f" missing in the cut, and {extra} are extra ({run}){what}"
+                + (f"; {moved} of them are the same object, moved" if moved else "")
             )
 
-    def add_class(self, column: int, *, values: int = 0, detections: int = 0) -> None:
-        """Add evidence for a kept class."""
+    def add_class(self, column: int, **counts: int) -> None:
+        """Add to the counts of a kept class: values, detections, missing, extra."""
         if column in self._classes:
             row = self._classes[column]
-            self._classes[column] = replace(
-                row, values=row.values + values, detections=row.detections + detections
-            )
+            sums = {name: getattr(row, name) + count for name, count in counts.items()}
+            self._classes[column] = replace(row, **sums)
 
     def name_class(self, column: int, label: float | None, cut_label: float | None) -> None:
         """Write down the ids that both models emit for a kept class."""
@@ -142,6 +146,7 @@ class Ledger:
         if len(unseen) == 1 and unseen[0] in edges and self.columns.background is None:
             self.note(f"column {unseen[0]} shows in no output: taken as the background")
         elif unseen:
+            self.unshown = True
             self.doubt(
                 f"{'detections' if self.detects else 'values'} of class column"
                 f"{'s' if len(unseen) > 1 else ''} {', '.join(map(str, unseen))} were never seen"

@@ -22,7 +22,8 @@ class Settings:
     ``count`` synthetic feeds of ``seed`` and ``shapes`` are made where no feeds are given. ``ids``:
     whether label outputs of the cut say the new ids (``compact``) or the original's. ``tolerances``
     overrides the tolerance of single outputs. ``rounds`` bounds how often each score tensor is
-    excited with another arrangement of classes. ``unmatched`` is the fraction of detections that
+    excited with another arrangement of classes; ``searches`` how often other synthetic inputs are
+    tried where these have shown too little. ``unmatched`` is the fraction of detections that
     may be without a partner: 0, unless kernels are not deterministic.
     """
 
@@ -32,6 +33,7 @@ class Settings:
     ids: Literal["compact", "original"] = "compact"
     tolerances: dict[str, Tolerance] = field(default_factory=dict)
     rounds: int = 8
+    searches: int = 2
     unmatched: float = 0.0
 
 
@@ -41,7 +43,8 @@ class OutputRow:
 
     ``kind``: ``scores`` (raw tensors of class scores inside the graph), ``dense`` (an axis of the
     output belongs to classes), ``detections`` (rows matched as sets), ``apart`` (no class moves
-    it). For detections, ``values`` counts matched rows' values, and ``missing`` and ``extra`` rows.
+    it). For detections, ``values`` counts matched rows' values, and ``missing`` and ``extra`` rows;
+    ``moved`` are missing ones with an extra one of the same class at an IoU of one half and more.
     ``where`` is the place of the worst value: the run's name and the index.
     """
 
@@ -57,6 +60,7 @@ class OutputRow:
     matched: int = 0
     missing: int = 0
     extra: int = 0
+    moved: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class ClassRow:
     detections: int = 0
     label: float | None = None
     cut_label: float | None = None
+    missing: int = 0
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,7 @@ def decide(failures: list[str], doubts: list[str], values: int) -> tuple[Status,
 def _line(row: OutputRow) -> str:
     if row.kind == "detections":
         counts = f"{row.matched} detections matched, {row.missing} missing, {row.extra} extra"
+        counts += f", {row.moved} of them moved" if row.moved else ""
     else:
         counts = f"{row.values:,} values"
         counts += f" of {row.classes} classes" if row.classes else ""

@@ -1,0 +1,81 @@
+"""What a verdict tells of detections: moved ones, counts by class, and the search for evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_validate import FULL, KEPT, Tiny, check
+
+from onnx_headcut.validation import Settings, proof
+from onnx_headcut.validation import detections as d
+from onnx_headcut.validation.inputs import NamedFeed
+
+ROW = [10.0, 10, 20, 20, 0.9, 3]
+GROUP = d.Group(("y",), 0, (), tuple(d.Column("y", k) for k in range(6)), 4, (5,))
+NMS = replace(FULL, nms=True)
+CUT = replace(NMS, columns=KEPT)
+
+
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [
+        ([11.0, 10, 21, 20, 0.9, 3], 1),
+        ([11.0, 10, 21, 20, 0.9, 4], 0),
+        ([40.0, 40, 50, 50, 0.9, 3], 0),
+        ([10.0, 10, 10, 10, 0.9, 3], 0),
+    ],
+)
+def test_moved_is_the_same_class_at_nearly_the_same_place(row: list[float], count: int) -> None:
+    found = d.Match(0, (0,), (0,))
+    assert d.moved(GROUP, np.array([ROW]), np.array([row]), found) == count
+
+
+def test_rows_without_boxes_do_not_move() -> None:
+    group = replace(GROUP, columns=GROUP.columns[:3], score=None, labels=())
+    rows = np.ones((1, 3))
+    assert d.moved(group, rows, rows, d.Match(0, (0,), (0,))) == 0
+
+
+class _Moved(Tiny):
+    """Its boxes lie half a pixel beside those of the original."""
+
+    def _nms_weights(self) -> dict[str, Any]:
+        made = super()._nms_weights()
+        return made | {"priors": made["priors"] + 0.5}
+
+
+def test_boxes_beside_their_place_are_told_as_moved_by_class() -> None:
+    cut = _Moved(**{name: getattr(CUT, name) for name in CUT.__dataclass_fields__})
+    verdict = check(NMS, cut)
+    [row] = [row for row in verdict.outputs if row.kind == "detections"]
+    assert verdict.status == "failed"
+    assert row.moved > row.missing / 2 > 0
+    assert any("the same object, moved" in reason for reason in verdict.reasons)
+    assert sum(c.missing for c in verdict.classes) == row.missing
+    assert sum(c.extra for c in verdict.classes) == row.extra
+
+
+def test_other_inputs_are_tried_before_giving_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    inner = proof._Proof._run
+
+    def blind(self: Any, *args: Any) -> None:  # noqa: ANN401
+        seeds.append(self.settings.seed)
+        inner(self, *args)
+        if self.settings.seed < 2:  # as if these inputs had shown too little
+            self.ledger.unshown = True
+            self.ledger.doubt("column 3 was never seen")
+
+    monkeypatch.setattr(proof._Proof, "_run", blind)
+    verdict = check(NMS, CUT)
+    assert seeds == [0, 1, 2]
+    assert verdict.status == "passed"
+    assert any("seed 2" in note for note in verdict.notes)
+    seeds.clear()
+    assert check(NMS, CUT, settings=Settings(searches=0)).status == "inconclusive"
+    image = np.zeros((1, 3, 12, 12), np.float32)
+    check(NMS, CUT, feeds=[NamedFeed("mine", {"image": image})])
+    assert seeds == [0, 0]  # the user's own inputs are not exchanged for others
