@@ -7,7 +7,7 @@ documents in documents.py. Annotations are read by Typer at run time.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -86,6 +86,22 @@ Background = Annotated[
         "names and graph.",
     ),
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="anchors=A[,class-major]",
+        help="How anchors and classes share channels that the graph never splits: side by side for "
+        "each anchor (a·C + k), or class-major (k·A + a).",
+    ),
+]
+Ids = Annotated[
+    str,
+    typer.Option(
+        metavar="WHICH",
+        help="What label outputs say: compact, the new ids, as the framework would export them; or "
+        "original, the ids they have said so far.",
+    ),
+]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(
@@ -129,6 +145,7 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
     model: Model,
     labels: Labels = None,
     background: Background = None,
+    layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
     json: Json = False,  # noqa: FBT002
@@ -136,7 +153,7 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
     """Show heads, classes and outputs of a detector, and what a cut would save."""
     with steps() as step:
         step("inspecting")
-        found = hc.inspect(model, **_reading(labels, background, head, input_shape))
+        found = hc.inspect(model, **_reading(labels, background, head, input_shape, layout))
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
     document = documents.of_inspection(found)
@@ -152,8 +169,10 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     ] = None,
     labels: Labels = None,
     background: Background = None,
+    layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    ids: Ids = "compact",
     provider: Provider = "auto",
     input_: Input = None,
     image: Image = None,
@@ -182,13 +201,14 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check(validated=not (no_validate or dry_run))
     reports.keep_apart(model, output)
-    reading, drift = _reading(labels, background, head, input_shape), None
+    reading, drift = _reading(labels, background, head, input_shape, layout), None
     with steps() as step:
         result = hc.cut(
             model,
             keep,
             output,
             **reading,
+            ids=_ids(ids),
             provider=provider,
             feeds=_feeds(input_, image, None if images and not image else preprocess),
             validation=not no_validate,
@@ -223,8 +243,10 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     ] = None,
     labels: Labels = None,
     background: Background = None,
+    layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    ids: Ids = "compact",
     provider: Provider = "auto",
     input_: Input = None,
     image: Image = None,
@@ -241,13 +263,14 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     files = Wanted(junit, sarif, github)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check()
-    reading = _reading(labels, background, head, input_shape)
+    reading = _reading(labels, background, head, input_shape, layout)
     with steps() as step:
         verdict = hc.validate(
             original,
             cut,
             keep,
             **reading,
+            ids=_ids(ids),
             provider=provider,
             feeds=_feeds(input_, image, None if images and not image else preprocess),
             progress=step,
@@ -313,15 +336,26 @@ def _help(arguments: Sequence[str]) -> str:
 
 
 def _reading(
-    labels: str | None, background: str | None, head: list[str] | None, shapes: list[str] | None
+    labels: str | None,
+    background: str | None,
+    head: list[str] | None,
+    shapes: list[str] | None,
+    layout: str | None,
 ) -> dict[str, Any]:
     """Options that say how a model is read, as the API takes them."""
     return {
         "labels": labels,
         "background": background,
+        "layout": layout,
         "heads": tuple(head or ()),
         "input_shapes": dict(map(_shape, shapes or ())),
     }
+
+
+def _ids(text: str) -> Literal["compact", "original"]:
+    if text == "compact" or text == "original":  # noqa: PLR1714  (mypy follows this form)
+        return text
+    raise UsageError(f"--ids cannot take {text!r}", advice="Say compact or original.")
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
