@@ -17,6 +17,7 @@ import numpy as np
 
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
+from onnx_headcut.model import captures
 from onnx_headcut.provenance import MOVING, Flow
 from onnx_headcut.pull import Pulled, pull
 
@@ -129,13 +130,18 @@ def _ends(flow: Flow) -> list[str]:
     graph, index = flow.scope.graph, flow.scope.index
     ends: list[str] = []
     before: set[str] = set()  # values that are ends or have one behind them
+    alive: set[str] = set(index.outputs)
     for node in reversed(graph.node):
+        if alive.isdisjoint(node.output):
+            continue
+        alive.update(node.input, captures(node))
         for value in node.output:
             if value not in flow.origins:
                 continue
             readers = [graph.node[i] for i in index.consumers.get(value, ())]
-            if readers and all(r.op_type == "Shape" for r in readers) and value not in index.outputs:
-                continue  # only its size is asked for
+            sizes_only = readers and all(r.op_type == "Shape" for r in readers)
+            if sizes_only and value not in index.outputs:
+                continue
             further = any(o in before for reader in readers for o in reader.output)
             if (not further or value in index.outputs) and class_axes(flow, value):
                 ends.append(value)
@@ -209,7 +215,11 @@ class _Choice:
 
     def made(self) -> list[Group]:
         """One group or, where levels stay apart, one for each level."""
-        candidates = [g for g in self.groups if g.size > 1 or g.kind == "softmax"]
+        candidates = [
+            g for g in self.groups
+            if (g.size > 1 or g.kind == "softmax")
+            and (self.layout is not None or not _loses_its_columns(self.flow, g.value))
+        ]  # fmt: skip
         if self.heads:
             candidates = self._named(candidates)
         for kind in ("softmax", "sigmoid", "raw"):
@@ -284,8 +294,9 @@ class _Choice:
         rest = [g for g in self.groups if g not in chosen]
         self._refuse_unclear_axes(kind, chosen, rest)
         beside = [g for g in rest if not any(g.channels & c.channels for c in chosen)]
+        places = {self._places(c) for c in chosen if self.heads}
         forgotten = [g for g in beside if self._may_be_a_level(kind, g, size)
-                     and not (self.heads and any(self._alike(g, c) for c in chosen))]  # fmt: skip
+                     and self._places(g) not in places]  # fmt: skip
         if forgotten:
             self._refuse([*chosen, *forgotten])
         if kind == "softmax":
@@ -296,7 +307,8 @@ class _Choice:
             self._refuse(chosen)
         if named:
             return [self._without_objectness(kind, g, rest) for g in chosen]
-        activated = [g for g in rest if g.kind in {"softmax", "sigmoid"}]
+        activated = [g for g in rest if g.kind in {"softmax", "sigmoid"}
+                     or _loses_its_columns(self.flow, g.value)]  # fmt: skip
         if kind == "raw" and not all(self._are_boxes_of_others(g) for g in activated):
             self._refuse([*chosen, *rest])
         for group in chosen:
@@ -321,10 +333,13 @@ class _Choice:
 
     def _alike(self, a: Group, b: Group) -> bool:
         """Whether they stand for the same places: two purposes, not two levels."""
-        leaves = self.flow.leaves
-        grids = [{(*s[: x.axis], *s[x.axis + 1 :]) for x in (leaves[k] for k in g.leaves)
-                  for s in (x.shape,)} for g in (a, b)]  # fmt: skip
-        return a.shape == b.shape and grids[0] == grids[1] and not a.channels & b.channels
+        return self._places(a) == self._places(b) and not a.channels & b.channels
+
+    def _places(self, group: Group) -> tuple[object, ...]:
+        """What its columns stand for: the other axes, there and in the heads."""
+        leaves = (self.flow.leaves[k] for k in group.leaves)
+        grids = frozenset((*x.shape[: x.axis], *x.shape[x.axis + 1 :]) for x in leaves)
+        return *group.shape[: group.axis], *group.shape[group.axis + 1 :], grids
 
     @staticmethod
     def _may_hold_objectness(group: Group, rest: list[Group]) -> bool:
@@ -359,10 +374,30 @@ class _Choice:
         )
 
 
+def _loses_its_columns(flow: Flow, value: str) -> bool:
+    """Whether all of it goes on to where columns have no axis: they are anchors of one class."""
+    index, origins = flow.scope.index, flow.origins
+    todo = [] if value in index.outputs else [value]
+    while todo:
+        name = todo.pop()
+        for i in index.consumers.get(name, ()):
+            node = flow.scope.graph.node[i]
+            if node.op_type == "NonMaxSuppression" and name != value:
+                return True
+            for out in node.output:
+                moved = origins[out].numbers if out in origins else np.empty(0)
+                if moved.size < origins[value].numbers.size:
+                    continue
+                if out in index.outputs or (moved.ndim > 2 and 1 in moved.shape[1:]):
+                    return True
+                todo.append(out)
+    return False
+
+
 def _refuse_anchors(flow: Flow, group: Group, beside: list[Group]) -> None:
     """Refuse where anchors lie on one axis with the classes, as in a head's output as it is."""
     for g in beside:
-        if g.size >= group.size:
+        if g is group:
             continue
         anchors = g.size // 4
         alike = len(group.shape) > 3 and len(g.shape) == len(group.shape)

@@ -167,6 +167,8 @@ class Flow:
                 )  # fmt: skip
             if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
                 continue
+            if self._is_expectation(node):
+                continue
             shape = self.scope.old(node.output[0]).static
             weight_first = node.op_type == "MatMul" and self._is_stored(node.input[0])
             if shape is None or len(shape) < 2 or not (weight_first or self._is_stored(node.input[1])):

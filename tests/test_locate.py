@@ -1,0 +1,358 @@
+"""Which columns are the classes: what must be found, and what must be asked rather than guessed."""
+
+# ruff: noqa: ANN401  (attributes and options are anything)
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnx_headcut as hc
+
+
+class Net:
+    """A small detector, written down layer by layer; the first layer gives 8 features, 6 x 6."""
+
+    def __init__(self, opset: int = 13) -> None:
+        self.opset = opset
+        self.nodes: list[onnx.NodeProto] = []
+        self.stored: list[onnx.TensorProto] = []
+        self.noise = np.random.default_rng(0)
+        self.features = self.add("Relu", self.conv("picture", 8, wide=3, name="stem"))
+
+    def add(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        out = name or f"{op}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], name=out, **attributes))
+        return out
+
+    def split(self, value: str, sizes: list[int], axis: int = 2) -> list[str]:
+        outs = [f"split{len(self.nodes)}_{k}" for k in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [value, self.const(sizes)], outs, axis=axis))
+        return outs
+
+    def const(self, value: Any, dtype: Any = np.int64) -> str:
+        name = f"constant{len(self.stored)}"
+        self.stored.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def conv(self, value: str, channels: int, *, wide: int = 8, name: str = "", **more: Any) -> str:
+        weight = self.const(self.noise.normal(size=(channels, wide, 1, 1)), np.float32)
+        return self.add("Conv", value, weight, name=name, **more)
+
+    def rows(self, value: str, columns: int) -> str:
+        """[N, A x columns, H, W] to [N, places, columns]."""
+        turned = self.add("Transpose", value, perm=[0, 2, 3, 1])
+        return self.add("Reshape", turned, self.const([1, -1, columns]))
+
+    def head(self, name: str, columns: int, anchors: int = 3, value: str = "") -> str:
+        """Columns for each anchor, as rows."""
+        conv = self.conv(value or self.features, anchors * columns, name=name)
+        return self.rows(conv, columns)
+
+    def slice(self, value: str, start: int, end: int, axis: int = 2) -> str:
+        return self.add("Slice", value, *(self.const([v]) for v in (start, end, axis)))
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        picture = helper.make_tensor_value_info("picture", TensorProto.FLOAT, [1, 3, 6, 6])
+        ends = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
+        graph = helper.make_graph(self.nodes, "net", [picture], ends, self.stored)
+        opsets = [helper.make_opsetid("", self.opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def found(model: onnx.ModelProto, **told: Any) -> tuple[int, set[str]]:
+    """Return the number of columns and the names of the heads."""
+    result = hc.inspect(model, **{"background": "none"} | told)
+    return result.classes.count, {h.node for h in result.heads}
+
+
+# ------------------------------------------------------------------------- four of everything
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid"])
+def test_four_classes_that_look_like_boxes_are_not_guessed(activation: str) -> None:
+    net = Net()
+    scores, boxes = (net.add(activation, net.head(n, 4)) for n in ("scores", "boxes"))
+    model = net.model(scores, boxes)
+    with pytest.raises(hc.GraphRefused, match="--head"):
+        found(model)
+    with pytest.raises(hc.GraphRefused):
+        found(model, labels=["a", "b", "c", "d"])
+    assert found(model, heads=["scores"]) == (4, {"scores"})
+
+
+def test_four_sigmoid_scores_beside_plain_boxes_are_the_classes() -> None:
+    net = Net()
+    scores, boxes = net.add("Sigmoid", net.head("scores", 4)), net.head("boxes", 4)
+    assert found(net.model(scores, boxes)) == (4, {"scores"})
+
+
+def test_four_columns_with_a_softmax_are_the_classes() -> None:
+    net = Net()
+    scores, boxes = net.add("Softmax", net.head("scores", 4), axis=2), net.head("boxes", 4)
+    assert found(net.model(boxes, scores)) == (4, {"scores"})
+
+
+def test_three_names_do_not_make_four_box_columns_three_classes_and_background() -> None:
+    net = Net()
+    model = net.model(net.head("scores", 3), net.head("boxes", 4))
+    assert found(model, labels=["a", "b", "c"]) == (3, {"scores"})
+
+
+def test_four_names_do_not_make_box_columns_classes_when_there_are_five() -> None:
+    net = Net()
+    scores, boxes = net.head("scores", 5), net.head("boxes", 4)
+    model = net.model(boxes, scores)
+    assert found(model, labels=["a", "b", "c", "d"], background="first") == (5, {"scores"})
+
+
+# ----------------------------------------------------------------------- what is not a head
+
+
+def test_a_hidden_layer_of_as_many_channels_is_no_head() -> None:
+    net = Net()
+    for name in ("hidden", "deeper"):
+        net.features = net.add("Relu", net.conv(net.features, 8, name=name))
+    scores = net.add("Sigmoid", net.head("scores", 8, anchors=1))
+    assert found(net.model(scores, net.head("boxes", 4, anchors=1))) == (8, {"scores"})
+
+
+def test_gates_are_no_scores() -> None:
+    net = Net()
+    net.features = net.add("Mul", net.features, net.add("Sigmoid", net.features))
+    pooled = net.add("GlobalAveragePool", net.features)
+    gate = net.add("Sigmoid", net.conv(pooled, 8, name="gate"))
+    net.features = net.add("Mul", net.features, gate)
+    scores = net.add("Softmax", net.head("scores", 7), axis=2)
+    assert found(net.model(scores, net.head("boxes", 4))) == (7, {"scores"})
+
+
+@pytest.mark.parametrize("way", ["Conv", "MatMul", "ReduceSum"])
+def test_distances_as_distributions_are_no_classes(way: str) -> None:
+    """Four softmaxes over 16 bins, of which the mean is taken (DFL), beside sigmoid scores."""
+    net = Net()
+    scores = net.add("Sigmoid", net.head("scores", 5, anchors=1))
+    conv = net.conv(net.features, 64, name="distances")
+    if way == "Conv":
+        bins = net.add("Reshape", conv, net.const([1, 4, 16, 36]))
+        bins = net.add("Transpose", bins, perm=[0, 2, 1, 3])
+        means = np.arange(16).reshape(1, 16, 1, 1)
+        mean = net.add("Conv", net.add("Softmax", bins, axis=1), net.const(means, np.float32))
+    else:
+        bins = net.add("Reshape", net.rows(conv, 64), net.const([1, 36, 4, 16]))
+        bins = net.add("Softmax", bins, axis=3)
+        if way == "MatMul":
+            mean = net.add("MatMul", bins, net.const(np.arange(16), np.float32))
+        else:
+            weighed = net.add("Mul", bins, net.const(np.arange(16), np.float32))
+            mean = net.add("ReduceSum", weighed, net.const([3]), keepdims=0)
+    assert found(net.model(scores, mean)) == (5, {"scores"})
+
+
+def test_distances_and_scores_that_are_joined_and_taken_apart_again() -> None:
+    """As YOLOv8 does: [64 + 5, places] of two layers, split before the means are taken."""
+    net = Net()
+    both = [net.conv(net.features, 64, name="distances"), net.conv(net.features, 5, name="scores")]
+    joined = net.add("Reshape", net.add("Concat", *both, axis=1), net.const([1, 69, -1]))
+    bins, scores = net.split(joined, [64, 5], axis=1)
+    bins = net.add("Reshape", bins, net.const([1, 4, 16, 36]))
+    bins = net.add("Transpose", bins, perm=[0, 2, 1, 3])
+    means = net.const(np.arange(16).reshape(1, 16, 1, 1), np.float32)
+    boxes = net.add("Conv", net.add("Softmax", bins, axis=1), means)
+    boxes = net.add("Reshape", boxes, net.const([1, 4, 36]))
+    model = net.model(net.add("Concat", boxes, net.add("Sigmoid", scores), axis=1))
+    assert found(model) == (5, {"scores"})
+
+
+def test_landmarks_of_a_detector_of_one_class_are_no_classes() -> None:
+    net = Net()
+    score = net.add("Sigmoid", net.head("score", 1))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(score, net.head("boxes", 4), net.head("landmarks", 10)))
+
+
+def test_boxes_alone_are_no_classes() -> None:
+    net = Net()
+    score = net.add("Sigmoid", net.head("score", 1))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(score, net.head("boxes", 4)))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(net.add("Sigmoid", net.head("boxes2", 4))))
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_anchors_of_one_class_are_no_classes(activation: str) -> None:
+    """As BlazeFace: one score for each of three anchors."""
+    net = Net()
+    score = net.add(activation, net.head("score", 1))
+    for output in (score, net.add("Squeeze", score, net.const([2]))):
+        model = net.model(output, net.head(f"boxes of {output}", 4))
+        for told in ({}, {"labels": ["face"]}, {"labels": ["a", "b", "c"]}, {"heads": ["score"]}):
+            with pytest.raises(hc.GraphRefused):
+                found(model, **told)
+
+
+def test_a_model_without_any_head_is_refused() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])], "relu",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 4, 4])],
+    )  # fmt: skip
+    with pytest.raises(hc.GraphRefused, match="no head was found"):
+        hc.inspect(helper.make_model(graph))
+
+
+# ------------------------------------------------------------------------------ several tasks
+
+
+def test_two_tasks_of_different_sizes_need_names_or_heads() -> None:
+    net = Net()
+    kinds, colours = (net.add("Sigmoid", net.head(n, k)) for n, k in (("kinds", 7), ("colours", 9)))
+    model = net.model(kinds, colours, net.head("boxes", 4))
+    with pytest.raises(hc.GraphRefused, match="several groups"):
+        found(model)
+    assert found(model, heads=["colours"]) == (9, {"colours"})
+
+
+@pytest.mark.parametrize("activation", ["Softmax", "Sigmoid", "Identity"])
+def test_two_tasks_of_one_size_need_heads(activation: str) -> None:
+    net = Net()
+    over = {"axis": 2} if activation == "Softmax" else {}
+    one, other = (net.add(activation, net.head(n, 6), **over) for n in ("one", "other"))
+    model = net.model(one, other, net.head("boxes", 4))
+    with pytest.raises(hc.GraphRefused, match=r"one.*other"):
+        found(model)
+    with pytest.raises(hc.GraphRefused):
+        found(model, labels=list("abcdef"))
+    assert found(model, heads=["other"]) == (6, {"other"})
+
+
+def test_two_tasks_of_one_layer_are_refused() -> None:
+    net = Net()
+    one, boxes, other = net.split(net.head("all", 14), [5, 4, 5])
+    model = net.model(net.add("Sigmoid", one), boxes, net.add("Sigmoid", other))
+    with pytest.raises(hc.GraphRefused):
+        found(model)
+
+
+def test_every_level_is_a_head_or_none_is() -> None:
+    net = Net()
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    scores = [net.add("Sigmoid", net.head(f"scores{k}", 6, value=v))
+              for k, v in enumerate((net.features, smaller))]  # fmt: skip
+    boxes = [net.head(f"boxes{k}", 4, value=v) for k, v in enumerate((net.features, smaller))]
+    model = net.model(*scores, *boxes)
+    assert found(model) == (6, {"scores0", "scores1"})
+    assert found(model, heads=["scores0", "scores1"]) == (6, {"scores0", "scores1"})
+    with pytest.raises(hc.GraphRefused, match=r"scores1.*scores0"):
+        found(model, heads=["scores1"])
+
+
+def test_a_level_in_another_form_is_not_left_behind() -> None:
+    """Two levels with sigmoid scores, one with its boxes' columns under the sigmoid, too."""
+    net = Net()
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    scores, boxes = net.add("Sigmoid", net.head("scores", 6)), net.head("boxes", 4)
+    level = net.add("Sigmoid", net.head("both", 10, value=smaller))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(scores, boxes, level))
+
+
+def test_a_head_that_is_not_there_is_named_with_those_that_are() -> None:
+    net = Net()
+    model = net.model(net.add("Sigmoid", net.head("scores", 6)), net.head("boxes", 4))
+    with pytest.raises(hc.UsageError, match=re.escape("--head nobody")) as refused:
+        found(model, heads=["nobody"])
+    assert "scores" in refused.value.advice
+    with pytest.raises(hc.UsageError):
+        found(model, heads=["stem"])
+
+
+# ------------------------------------------------------------------- columns of several kinds
+
+
+def test_objectness_under_one_sigmoid_with_the_classes_is_told_apart_by_names() -> None:
+    net = Net()
+    rows = net.add("Sigmoid", net.head("all", 10))
+    xy, wh, rest = net.split(rows, [2, 2, 6])
+    grid = net.const(np.arange(216).reshape(1, 108, 2), np.float32)
+    boxes = [net.add("Add", xy, grid), net.add("Mul", wh, grid)]
+    model = net.model(net.add("Concat", *boxes, rest, axis=2))
+    with pytest.raises(hc.GraphRefused, match="--labels"):
+        found(model)
+    assert found(model, labels=list("abcde")) == (5, {"all"})
+    cut = hc.cut(model, ["b", "d"], labels=list("abcde"), validation=False, background="none")
+    assert [o.columns for o in cut.plan.outputs] == ["5-9"]
+
+
+def test_scores_times_objectness_hold_no_objectness() -> None:
+    net = Net()
+    boxes, sure, scores = net.split(net.head("all", 10), [4, 1, 5])
+    scores = net.add("Mul", net.add("Sigmoid", scores), net.add("Sigmoid", sure))
+    assert found(net.model(boxes, scores)) == (5, {"all"})
+
+
+def test_a_layer_for_boxes_and_raw_scores_needs_names() -> None:
+    net = Net()
+    model = net.model(net.head("all", 10))
+    with pytest.raises(hc.GraphRefused):
+        found(model)
+    with pytest.raises(hc.GraphRefused):
+        found(model, heads=["all"])
+    with pytest.raises(hc.GraphRefused):
+        found(model, labels=list("abcdef"))
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+@pytest.mark.parametrize("classes", [2, 3, 5, 20])
+def test_anchors_and_classes_on_one_axis_are_not_taken_for_classes(
+    activation: str, classes: int
+) -> None:
+    net = Net()
+    scores = net.add(activation, net.conv(net.features, 3 * classes, name="scores"))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(scores, net.conv(net.features, 12, name="boxes")))
+
+
+def test_one_anchor_leaves_a_heads_output_clear() -> None:
+    net = Net()
+    scores = net.add("Sigmoid", net.conv(net.features, 5, name="scores"))
+    assert found(net.model(scores, net.conv(net.features, 4, name="boxes"))) == (5, {"scores"})
+
+
+@pytest.mark.parametrize("activation", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize(("bounds", "background"), [((1, 6), 0), ((0, 5), 5)])
+def test_a_dropped_column_counts_as_the_background(
+    activation: str, bounds: tuple[int, int], background: int
+) -> None:
+    net = Net()
+    over = {"axis": 2} if activation == "Softmax" else {}
+    scores = net.slice(net.add(activation, net.head("scores", 6), **over), *bounds)
+    known = hc.inspect(net.model(scores, net.head("boxes", 4))).classes
+    assert (known.count, known.background) == (6, background)
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_a_column_that_goes_elsewhere_is_not_dropped(opset: int) -> None:
+    net = Net(opset)
+    rows = net.add("Sigmoid", net.head("all", 6))
+
+    def columns(start: int, end: int) -> str:
+        if opset < 10:
+            return net.add("Slice", rows, axes=[2], starts=[start], ends=[end])
+        return net.slice(rows, start, end)
+
+    model = net.model(columns(0, 1), columns(1, 6), net.head("boxes", 4))
+    assert found(model) == (5, {"all"})
+
+
+def test_softmax_over_one_class_and_background_of_which_one_column_leaves() -> None:
+    net = Net()
+    scores = net.slice(net.add("Softmax", net.head("scores", 2), axis=2), 1, 2)
+    known = hc.inspect(net.model(scores, net.head("boxes", 4))).classes
+    assert (known.count, known.background) == (2, 0)
