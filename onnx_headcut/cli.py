@@ -4,14 +4,17 @@ What an `Answer` and an exception become is in console.py, the tables are in tab
 documents in documents.py. Annotations are read by Typer at run time.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 import onnx_headcut as hc
+from onnx_headcut.commands import tolerances
 from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
 from onnx_headcut.commands.doctor import doctor
@@ -25,11 +28,13 @@ from onnx_headcut.commands.reporting import (
     Sarif,
     with_drift,
 )
+from onnx_headcut.commands.tolerances import Tolerance
 from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
 from onnx_headcut.report.files import Wanted
 
 _NAME = "onnx-headcut"
+_COMPLETING = "_ONNX_HEADCUT_COMPLETE"
 _HELP_NAMES = frozenset({"-h", "--help"})
 _HELP = """Cut the classes you do not need out of an exported ONNX detector, and prove that the rest
 says the same.
@@ -251,6 +256,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     input_: Input = None,
     image: Image = None,
     preprocess: Preprocess = None,
+    tolerance: Tolerance = None,
     report: Report = None,
     images: Images = None,
     annotations: Annotations = None,
@@ -273,6 +279,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
             ids=_ids(ids),
             provider=provider,
             feeds=_feeds(input_, image, None if images and not image else preprocess),
+            tolerances=tolerances.parse(tolerance),
             progress=step,
         )
         drift = reports.write(original, cut, verdict, reading, name=str(cut), command="validate",
@@ -316,6 +323,10 @@ def main() -> int:
 
 def invoke(arguments: Sequence[str]) -> object:
     """Give a command's `Answer`, or an exit code where it has answered itself (``--help``)."""
+    if _COMPLETING in os.environ:  # the shell asks, and click ends the process after its answer
+        with suppress(SystemExit):
+            app(list(arguments), prog_name=_NAME, standalone_mode=False)
+        return 0
     asked = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if not asked or _HELP_NAMES & set(asked):
         typer.echo(_help(asked))

@@ -258,6 +258,7 @@ def validate(  # noqa: PLR0913
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     follow_links: bool = False,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Verdict:
     """Hold a cut model against its original; ``keep`` may be left out where metadata say it."""
@@ -286,7 +287,7 @@ def validate(  # noqa: PLR0913
     # what another tool made is held against the original by its numbers alone
     applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
     subject = Subject(source, other.proto, plan, known.classes.background, applied, other)
-    return _validate(subject, provider, inputs, options.input_shapes, ids)
+    return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
 
 # ------------------------------------------------------------------------------------- steps
@@ -369,15 +370,16 @@ def _read_feeds(
     return feeds.read(source.proto) if isinstance(feeds, Feeds) else feeds
 
 
-def _validate(
+def _validate(  # noqa: PLR0913, PLR0917  (one validation's whole setting)
     subject: Subject,
     provider: str,
     feeds: Sequence[NamedFeed] | None,
     input_shapes: Mapping[str, Sequence[int]],
     ids: Ids,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
 ) -> Verdict:
     # the runtime is imported only where it runs something
-    from onnx_headcut.validation import Settings  # noqa: PLC0415
+    from onnx_headcut.validation import Settings, Tolerance  # noqa: PLC0415
     from onnx_headcut.validation import validate as hold  # noqa: PLC0415
 
     plan = subject.plan
@@ -393,7 +395,9 @@ def _validate(
         feeds=feeds,
         provider=provider,
         settings=Settings(
-            shapes={name: tuple(dims) for name, dims in input_shapes.items()}, ids=ids
+            shapes={name: tuple(dims) for name, dims in input_shapes.items()},
+            ids=ids,
+            tolerances={name: Tolerance(*pair) for name, pair in (tolerances or {}).items()},
         ),
         claims=_claims(subject),
         original_dir=original_dir,

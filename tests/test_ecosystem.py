@@ -224,3 +224,10 @@ def test_the_action_checks_annotates_and_leaves_sarif(folder: Path) -> None:
     assert action(folder, models="none/*.onnx").returncode == 2
     assert action(folder, models="$(touch hacked)").returncode == 2
     assert not (folder / "hacked").exists()
+
+
+def test_the_shell_completes_commands() -> None:
+    env = {"_ONNX_HEADCUT_COMPLETE": "complete_bash", "COMP_WORDS": "onnx-headcut ch",
+           "COMP_CWORD": "1"}  # fmt: skip
+    done = run_cli(env=env)
+    assert (done.code, done.out.split(), done.err) == (0, ["check"], "")

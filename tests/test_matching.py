@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from test_validate import FULL, KEPT, Tiny, check
 
+import onnx_headcut as hc
 from onnx_headcut.validation import Settings, proof
 from onnx_headcut.validation import detections as d
+from onnx_headcut.validation.compare import EXACT, TOLERANCES
 from onnx_headcut.validation.inputs import NamedFeed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Done
 
 ROW = [10.0, 10, 20, 20, 0.9, 3]
 GROUP = d.Group(("y",), 0, (), tuple(d.Column("y", k) for k in range(6)), 4, (5,))
@@ -79,3 +89,32 @@ def test_other_inputs_are_tried_before_giving_up(monkeypatch: pytest.MonkeyPatch
     image = np.zeros((1, 3, 12, 12), np.float32)
     check(NMS, CUT, feeds=[NamedFeed("mine", {"image": image})])
     assert seeds == [0, 0]  # the user's own inputs are not exchanged for others
+
+
+# --------------------------------------------------------------------------------- tolerances
+
+
+def test_tolerances_widen_by_provider_and_exact_stays_exact() -> None:
+    assert TOLERANCES["float32"].on("cpu") == TOLERANCES["float32"].on("cuda")
+    assert TOLERANCES["float32"].on("tensorrt").relative == pytest.approx(1e-3)
+    assert EXACT.on("coreml") == EXACT
+
+
+def test_a_tolerance_can_be_said_for_an_output(
+    model_path: Path, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    path = tmp_path / "cut.onnx"
+    hc.cut(model_path, "fox,cat", path, validation=False)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("box0_w"):
+            values = numpy_helper.to_array(tensor) * np.float32(1.001)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    model.ClearField("metadata_props")  # as of another tool: held by its numbers alone
+    onnx.save(model, path)
+    arguments = ("validate", model_path, path, "--keep", "fox,cat", "--provider", "cpu")
+    assert run_here(*arguments).code == 1
+    assert run_here(*arguments, "--tolerance", "boxes=1e-2,1e-3").code == 0
+    for wrong in ("boxes", "=1", "boxes=x", "boxes=-1", "boxes=nan"):
+        done = run_here(*arguments, "--tolerance", wrong)
+        assert (done.code, "scores=1e-3" in done.err) == (2, True)

@@ -167,6 +167,7 @@ class _Proof:
                 self.ledger.note(f"{feed.name}: the original does not take this size; left out")
                 continue
             self.used.append(feed.name)
+            self.ledger.provider = pair.provider
             if layout is None:
                 layout = self._layout(pair, sites)
                 sets = Sets(pair, layout, self.ledger, self.columns, self.settings)

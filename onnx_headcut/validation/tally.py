@@ -39,6 +39,7 @@ class Ledger:
         self.runs = 0
         self.detects = False
         self.unshown = False
+        self.provider = "cpu"
         self._rows: dict[tuple[str, str], OutputRow] = {}
         self._drift: dict[str, Drift] = {}
         self._classes = {column: ClassRow(column, new) for new, column in enumerate(columns.order)}
@@ -63,9 +64,9 @@ class Ledger:
     def tolerance(
         self, name: str, dtype: np.dtype[Any], through: Sequence[Any], steps: float = 0.0
     ) -> Tolerance:
-        """Choose an output's tolerance: the user's, or the one of its type."""
+        """Choose an output's tolerance: the user's, or the one of its type and provider."""
         given = self.settings.tolerances.get(name)
-        return given or tolerance_for(dtype, through).stepped(dtype, steps)
+        return given or tolerance_for(dtype, through).on(self.provider).stepped(dtype, steps)
 
     def _row(self, name: str, kind: str) -> OutputRow:
         row = self._rows.setdefault((name, kind), OutputRow(name, kind))
