@@ -107,7 +107,7 @@ def mutated(graphs: Sequence[bytes], case: int) -> bytes:
         return mutate_bytes(data, chance)
     model = onnx.load_model_from_string(data)
     for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
-        with contextlib.suppress(ValueError, TypeError, IndexError, EncodeError):
+        with contextlib.suppress(ValueError, TypeError, IndexError, EncodeError, DecodeError):
             mutate_graph(model, chance)  # what protobuf does not take is no mutation
     try:
         data = bytes(model.SerializeToString())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from onnx.defs import OpSchema, SchemaError, get_schema
 
 from onnx_headcut.errors import GraphRefused, InputError
-from onnx_headcut.storage.tensors import all_tensors, check_size, subgraphs_of
+from onnx_headcut.storage.tensors import RANK, all_tensors, check_size, subgraphs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DEPTH = 60
 """Graphs within graphs; protobuf's own limit lies at about 33 for a file."""
 
-RANK = 64
 _MISSORTED = "the graph is not sorted, or damaged: export it again"
 
 

@@ -70,7 +70,7 @@ def _resolve(name: str, location: str, folder: Path, *, links: bool) -> Path:
             f"tensor {name!r} points to external data outside the model's folder: {location!r}",
             advice="move the data beside the model, or export it again",
         )
-    if "\0" in location or not path.is_file():
+    if not _is_file(path):
         raise InputError(
             f"external data file {location!r} of tensor {name!r} is missing",
             advice=f"put it into {folder}",
@@ -84,6 +84,13 @@ def _resolve(name: str, location: str, folder: Path, *, links: bool) -> Path:
             advice="if you trust it (a Hugging Face cache is full of links): --follow-links",
         )
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
 
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:

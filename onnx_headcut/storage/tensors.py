@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from onnx_headcut.facts import Array
 
+RANK = 64
+"""Axes that a tensor may have: as many as numpy takes."""
+
 _PACKED = {
     bits: {getattr(TensorProto, n) for n in names if hasattr(TensorProto, n)}
     for bits, names in {4: ("INT4", "UINT4", "FLOAT4E2M1"), 2: ("INT2", "UINT2")}.items()
@@ -97,6 +100,8 @@ def needed_bytes(tensor: TensorProto) -> int | None:
 def check_size(tensor: TensorProto) -> None:
     """Raise InputError where the stored data do not fit the declared type and shape."""
     name = tensor.name
+    if len(tensor.dims) > RANK:
+        raise InputError(f"tensor {name!r} has {len(tensor.dims)} axes, more than {RANK}")
     if any(d < 0 for d in tensor.dims):
         raise InputError(f"tensor {name!r} has a negative extent: {list(tensor.dims)}")
     if tensor.data_type not in TensorProto.DataType.values() or not tensor.data_type:
