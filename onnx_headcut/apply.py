@@ -308,7 +308,8 @@ def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
         if any(o in before for o in outputs) and not any(o in after for o in outputs):
             done.nodes.add(outputs[0])
             del graph.node[i]
-    gone = {t.name for t in graph.initializer if t.name in before and t.name not in after}
+    read = {n for node in graph.node for n in [*node.input, *captures(node)]}  # dead ones too
+    gone = {t.name for t in graph.initializer if t.name in before and t.name not in after | read}
     done.initializers |= gone
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name in gone:
@@ -316,7 +317,7 @@ def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
     for i in reversed(range(len(graph.input))):
         if graph.input[i].name in gone:  # IR versions before 4 list initializers as inputs
             del graph.input[i]
-    dropped = before - after
+    dropped = before - after - read
     for i in reversed(range(len(graph.value_info))):
         if graph.value_info[i].name in dropped:
             del graph.value_info[i]

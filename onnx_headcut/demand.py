@@ -38,7 +38,7 @@ def select(
     if is_stored(scope, name):
         return [ed.Select(place, slot, axis, take)]
     maker = scope.index.producer.get(name)
-    if maker is not None and _is_exclusive(trace, scope, i, name):
+    if maker is not None and _is_exclusive(trace, scope, name):
         inner = _select_through(trace, scope, maker, axis, take)
         if inner is not None:
             return inner
@@ -49,8 +49,8 @@ def select(
     return [ed.GatherInput(place, slot, axis, take)] if copies is None else copies
 
 
-def _is_exclusive(trace: Trace, scope: Scope, i: int, name: str) -> bool:
-    """Whether all that read ``name`` want the same of it: node ``i`` alone, or heads alike."""
+def _is_exclusive(trace: Trace, scope: Scope, name: str) -> bool:
+    """Whether all that read ``name`` want the same of it: one node alone, or heads alike."""
     readers = scope.index.consumers[name]
     if name in scope.index.outputs:
         return False

@@ -28,8 +28,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VALUE_LIMIT = 1 << 20
 """Elements up to which values are computed: label tables and anchors, never weights."""
 
-FUNCTION_STEPS = 100_000
-"""Nodes inside local functions that are looked at."""
+FUNCTION_STEPS = 50_000
+"""Nodes inside local functions that are looked at; calls with equal inputs count once."""
 
 NEVER_EVALUATED = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
@@ -94,14 +94,15 @@ class Interpreter:
         opset_imports: Sequence[onnx.OperatorSetIdProto],
         ir_version: int,
         functions: Sequence[onnx.FunctionProto] = (),
-        steps: list[int] | None = None,
+        caller: Interpreter | None = None,
     ) -> None:
         self.opset_imports = list(opset_imports)
         self.opsets = {o.domain: o.version for o in opset_imports}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
         self.ir_version = max(ir_version, 3)
         self.functions = {(f.domain, f.name): f for f in functions}
-        self._steps = [FUNCTION_STEPS] if steps is None else steps
+        self.steps: list[int] = caller.steps if caller else [FUNCTION_STEPS]
+        self.calls: dict[object, list[Fact]] = caller.calls if caller else {}
         self._implementations: dict[tuple[str, str], Any] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
@@ -142,19 +143,13 @@ class Interpreter:
 
     def _infer_shapes(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         unknown = [UNKNOWN] * len(node.output)
-        if (node.domain, node.op_type) in self.functions:
-            return self._infer_function(node, inputs)
-        if node.domain == MICROSOFT:
-            return self._infer_plain(node, inputs) or unknown
+        special = self._infer_special(node, inputs)
+        if special is not None:
+            return special or unknown
         version = self.opsets.get(node.domain)
         if version is None or any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
             return unknown
         known = {n: f for n, f in zip(node.input, inputs, strict=True) if n}
-        if node.op_type == "Shape" and node.input:
-            return [self._shape_of(node, inputs[0])]
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            # before opset 9 the schema knows floats only; exporters wrote integers all the same
-            return [of_tensor(node.attribute[0].t)]
         if any(f.elem_type == 0 for f in known.values()):
             return unknown
         try:
@@ -176,16 +171,39 @@ class Interpreter:
             raise InferenceError(str(error)) from None
         return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
 
+    def _infer_special(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact] | None:
+        """Facts that need no schema, or that have none: None for the usual op, [] for unknown."""
+        if (node.domain, node.op_type) in self.functions:
+            return self._infer_function(node, inputs)
+        if node.domain == MICROSOFT:
+            return self._infer_plain(node, inputs)
+        if node.domain not in {"", "ai.onnx"}:
+            return None
+        if node.op_type == "Shape" and node.input:
+            return [self._shape_of(node, inputs[0])]
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            # before opset 9 the schema knows floats only; exporters wrote integers all the same
+            return [of_tensor(node.attribute[0].t)]
+        return None
+
     def _infer_function(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         """Shapes through a local function, node by node; no function may call itself."""
+        same = (node.domain, node.op_type, *(a.SerializeToString() for a in node.attribute),
+                *((f.shape, f.elem_type, None if f.value is None else f.value.tobytes())
+                  for f in inputs))  # fmt: skip
+        if same not in self.calls:
+            self.calls[same] = self._call(node, inputs)
+        return self.calls[same]
+
+    def _call(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         function = self.functions[node.domain, node.op_type]
         rest = [f for f in self.functions.values() if f is not function]
-        inner = Interpreter(function.opset_import, self.ir_version, rest, self._steps)
+        inner = Interpreter(function.opset_import, self.ir_version, rest, self)
         facts = dict(zip(function.input, inputs, strict=False))
         given = {a.name: a for a in [*function.attribute_proto, *node.attribute]}
         for step in function.node:
-            self._steps[0] -= 1
-            if self._steps[0] < 0:
+            self.steps[0] -= 1
+            if self.steps[0] < 0:
                 break  # functions that call each other twice each: what is unknown is refused
             bound = _bound(step, given)
             outputs = infer_or_unknown(inner, bound, [facts.get(n, UNKNOWN) for n in step.input])

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 from onnxruntime import quantization as oq
-from variants import KEEP, ORDER, optimised, picture, run, shapes
+from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
@@ -372,13 +372,16 @@ STYLES = [("QDQ", True), ("QDQ", False), ("QOperator", True), ("QOperator", Fals
           ("dynamic", False)]  # fmt: skip
 
 
-@pytest.mark.parametrize("activation", ["raw", "softmax", "sigmoid"])
-@pytest.mark.parametrize(("style", "per_channel"), STYLES)
+@pytest.mark.parametrize(
+    ("activation", "style", "per_channel"),
+    [("softmax", *s) for s in STYLES]
+    + [(a, s, True) for a in ("raw", "sigmoid") for s in ("QDQ", "QOperator")],
+)
 def test_a_quantized_detector_is_cut_and_validated(
     activation: str, style: str, *, per_channel: bool
 ) -> None:
     model = quantized(activation, style, per_channel=per_channel)
-    result = hc.cut(model, KEEP, background="first", provider="cpu")
+    result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")
     assert result.verdict, result.verdict and result.verdict.lines()
     before, after = stored(model), stored(result.model)
     changed = [n for n in after if n not in before or after[n].tobytes() != before[n].tobytes()]
@@ -397,7 +400,7 @@ def test_what_onnxruntime_makes_of_a_quantized_detector(
 ) -> None:
     """QLinearConv of onnxruntime's own with channels last, QLinearConcat, QLinearSoftmax, …"""
     model = optimised(quantized("softmax", style), level, tmp_path)
-    result = hc.cut(model, KEEP, background="first", provider="cpu")
+    result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")
     assert result.verdict, result.verdict and result.verdict.lines()
 
 
@@ -420,8 +423,9 @@ def behind(op: str) -> onnx.ModelProto:
     model = parser.parse_model(SCORES % BEHIND[op])
     values: Tensors = {
         **SHARED, "w": ints(noise, 6, 8, 1, 1), "s": scales(noise, 6) / 3,
-        "z": np.zeros(6, np.int8), "p_s": np.float32(1 / 256), "p_z": np.uint8(0), "k_s": np.float32(0.02),
-        "c": ints(noise, 6, 1, 1, dtype=np.uint8), "v": scales(noise, 32).reshape(4, 8, 1, 1),
+        "z": np.zeros(6, np.int8), "p_s": np.float32(1 / 256), "p_z": np.uint8(0),
+        "k_s": np.float32(0.02), "c": ints(noise, 6, 1, 1, dtype=np.uint8),
+        "v": scales(noise, 32).reshape(4, 8, 1, 1),
     }  # fmt: skip
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(

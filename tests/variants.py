@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHAPES = Path(__file__).parents[1] / "models" / "shapes"
 KEEP = (5, 1, 9)
+COLUMNS = ("background", *(f"shape {k}" for k in range(1, 15)))
 ORDER = (0, *KEEP)
 """Columns that a cut of the shapes detector to `KEEP` has: the background, then the classes."""
 

@@ -59,7 +59,7 @@ class PlainView(View):
         return self.real.patch(self.form.slots[i], wanted)
 
     def own(self, outcome: Outcome) -> Outcome:
-        """Number the inputs of a rule's edits as the node itself numbers them."""
+        """Renumber the inputs of a rule's edits as the node itself numbers them."""
         first, step = self.form.form.data[0], self.form.form.step
         edits = [
             replace(e, keep=(*range(first), *(first + k * step + j for k in e.keep

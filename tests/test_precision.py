@@ -1,0 +1,112 @@
+"""Half precision, bfloat16, double, and Casts between them."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from conftest import from_text, tiny
+from onnx import TensorProto, helper, numpy_helper, version_converter
+from variants import COLUMNS, KEEP, ORDER, picture, retyped, run, shapes, weights_behind
+
+import onnx_headcut as hc
+from onnx_headcut.labels import Site
+from onnx_headcut.validation.reference import NEVER, never
+
+ACTIVATIONS = ["raw", "softmax", "sigmoid"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_half_precision(activation: str) -> None:
+    model = retyped(shapes(activation), TensorProto.FLOAT16)
+    result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    assert {t.data_type for t in result.model.graph.initializer} <= {
+        TensorProto.FLOAT16, TensorProto.INT64}  # fmt: skip
+    if activation != "softmax":
+        feed = picture(3, np.float16)
+        old, new = run(model, feed), run(result.model, feed)
+        np.testing.assert_allclose(new[0], old[0].take(ORDER, 2), rtol=5e-3, atol=5e-3)
+
+
+def test_two_classes_swapped_in_half_precision_are_found() -> None:
+    model = retyped(tiny(), TensorProto.FLOAT16)
+    cut = hc.cut(model, ["fox", "cat"], validation=False).model
+    del cut.metadata_props[:]
+    assert hc.validate(model, cut, ["fox", "cat"], provider="cpu")
+    tensor = next(t for t in cut.graph.initializer if t.name == "cls1_b")
+    swapped = numpy_helper.to_array(tensor)[[0, 1, 2, 3, 5, 4, 6, 7, 8]]
+    tensor.CopyFrom(numpy_helper.from_array(swapped, tensor.name))
+    assert not hc.validate(model, cut, ["fox", "cat"], provider="cpu")
+
+
+def test_masks_stay_finite_in_every_type() -> None:
+    for name, value in NEVER.items():
+        if name.startswith("float"):
+            dtype = np.dtype(name)
+            assert np.isfinite(np.array(value, dtype) - np.array(3.4e4, dtype))
+    mixed = {"a": np.zeros(2, np.float16), "b": np.zeros(2, np.float32)}
+    assert never(mixed) == NEVER["float16"]
+
+
+def test_half_precision_scores_near_the_end_of_their_type_are_masked() -> None:
+    """Scores of 3e4 in float16, beside a mask that must not overflow to an infinity (and NaN)."""
+    model = retyped(tiny(), TensorProto.FLOAT16)
+    for tensor in model.graph.initializer:
+        if tensor.name in {"cls0_b", "cls1_b"}:
+            value = np.full(tensor.dims, 3e4, np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    result = hc.cut(model, ["fox", "cat"], provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+
+
+@pytest.mark.parametrize("elem_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_weights_stored_in_half_and_cast_to_float(elem_type: int) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+
+    def store(name: str, value: np.ndarray) -> list[object]:
+        return [
+            numpy_helper.from_array(value.astype(dtype), f"{name}_half"),
+            helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT),
+        ]
+
+    model = weights_behind(shapes("raw"), store)
+    result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    half = {t.name: t for t in model.graph.initializer if t.data_type == elem_type}
+    changed = [t for t in result.model.graph.initializer
+               if t.name in half and t.dims != half[t.name].dims]  # fmt: skip
+    assert len(changed) == 4  # one a level
+    assert all(t.data_type == elem_type for t in changed)
+
+
+@pytest.mark.parametrize("elem_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_scores_pass_through_another_type(elem_type: int) -> None:
+    model = tiny(("(logits)", "(wide)"))
+    at = [n.output[0] for n in model.graph.node].index("scores")
+    model.graph.node.insert(at, helper.make_node("Cast", ["logits"], ["narrow"], to=elem_type))
+    model.graph.node.insert(at + 1, helper.make_node("Cast", ["narrow"], ["wide"], to=1))
+    result = hc.cut(model, ["fox", "cat"], provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+
+
+def test_all_of_bfloat16_is_cut_where_the_runtime_has_no_kernels() -> None:
+    model = retyped(version_converter.convert_version(tiny(), 22), TensorProto.BFLOAT16)
+    result = hc.cut(model, ["fox", "cat"], validation=False)
+    before = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    after = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    grid = np.arange(12).reshape(2, 6)[:, [0, 5, 1]].ravel()
+    assert after["cls0_w"].dtype == ml_dtypes.bfloat16
+    assert after["cls0_w"].tobytes() == before["cls0_w"][grid].tobytes()
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_double() -> None:
+    model = from_text("""<ir_version: 8, opset_import: ["": 17]>
+        g (double[N,6] x) => (double[N,5] s, double[N,4] b)
+        <double[6,5] w, double[5] c, double[6,4] v> {
+          l = Gemm (x, w, c)  s = Softmax <axis = 1> (l)  b = MatMul (x, v) }""")
+    result = hc.cut(model, [3, 1], background="first", provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    assert result.plan.sites == (Site("l", 1, (0, 1, 2, 3, 4), "softmax"),)
