@@ -157,7 +157,7 @@ class Interpreter:
         except SchemaError:
             return unknown
         small = {n: numpy_helper.from_array(f.value, n) for n, f in known.items()
-                 if f.value is not None and f.value.size <= 4096 and f.value.dtype.kind in "iub"}  # fmt: skip
+                 if f.value is not None and _tells_shapes(f.value)}  # fmt: skip
         try:
             types = infer_node_outputs(
                 schema,
@@ -257,9 +257,10 @@ class Interpreter:
         # the declared output must be small: a ConstantOfShape may claim billions of elements
         sizes = [np.prod(f.static, dtype=np.float64) if f.static is not None else None
                  for f in outputs]  # fmt: skip
-        return all(s is not None and s <= VALUE_LIMIT for s in sizes) or all(
-            f.value is not None and f.value.size <= 64 for f in inputs
-        ) and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
+        return all(s is not None and s <= VALUE_LIMIT for s in sizes) or (
+            all(f.value is not None and f.value.size <= 64 for f in inputs)
+            and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
+        )
 
 
 def _as_known(node: onnx.NodeProto, schema: OpSchema) -> onnx.NodeProto:
@@ -288,9 +289,7 @@ def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _bound(
-    node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]
-) -> onnx.NodeProto:
+def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
     """Give a function's node the attributes of the call; it has none where the call gives none."""
     new = onnx.NodeProto()
     new.CopyFrom(node)
@@ -307,6 +306,11 @@ def _bound(
 def _permuted(fact: Fact, order: Sequence[int]) -> Fact:
     shape = None if fact.shape is None else tuple(fact.shape[a] for a in order)
     return Fact(shape, fact.elem_type)
+
+
+def _tells_shapes(value: Array) -> bool:
+    """Whether shapes may follow from ``value``: few integers, or the scales of a Resize."""
+    return value.size <= 16 or (value.size <= 4096 and value.dtype.kind in "iub")
 
 
 def _silent(*_: object) -> None:
