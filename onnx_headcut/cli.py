@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,14 @@ from onnx_headcut.commands import tolerances
 from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
 from onnx_headcut.commands.doctor import doctor
+from onnx_headcut.commands.many import (
+    ExternalData,
+    FollowLinks,
+    OutputDir,
+    cut_many,
+    external_data_of,
+)
+from onnx_headcut.commands.reading import feeds_of, ids_of, reading_of
 from onnx_headcut.commands.reporting import (
     Annotations,
     Github,
@@ -153,12 +161,14 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
     layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    follow_links: FollowLinks = False,  # noqa: FBT002
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Show heads, classes and outputs of a detector, and what a cut would save."""
     with steps() as step:
         step("inspecting")
-        found = hc.inspect(model, **_reading(labels, background, head, input_shape, layout))
+        reading = reading_of(labels, background, head, input_shape, layout)
+        found = hc.inspect(model, **reading, follow_links=follow_links)
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
     document = documents.of_inspection(found)
@@ -167,11 +177,15 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
 
 @app.command()
 def cut(  # noqa: PLR0913, PLR0917  (options)
+    ctx: typer.Context,
     model: Model,
     keep: Keep,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the cut model is written.")
     ] = None,
+    output_dir: OutputDir = None,
+    external_data: ExternalData = None,
+    follow_links: FollowLinks = False,  # noqa: FBT002
     labels: Labels = None,
     background: Background = None,
     layout: Layout = None,
@@ -200,25 +214,29 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Cut a detector to some of its classes, validate the cut, and only then write it."""
+    if output_dir is not None:
+        return cut_many(ctx, output_dir, as_json=json)
     if output is None and not dry_run:
         raise UsageError("where to write is not said", advice="Add --output FILE, or --dry-run.")
     files = Wanted(junit, sarif, github)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check(validated=not (no_validate or dry_run))
     reports.keep_apart(model, output)
-    reading, drift = _reading(labels, background, head, input_shape, layout), None
+    reading, drift = reading_of(labels, background, head, input_shape, layout), None
     with steps() as step:
         result = hc.cut(
             model,
             keep,
             output,
             **reading,
-            ids=_ids(ids),
+            ids=ids_of(ids),
             provider=provider,
-            feeds=_feeds(input_, image, None if images and not image else preprocess),
+            feeds=feeds_of(input_, image, None if images and not image else preprocess),
             validation=not no_validate,
             force=force,
             dry_run=dry_run,
+            external_data=external_data_of(external_data),
+            follow_links=follow_links,
             progress=step,
         )
         if result.verdict is not None and output is not None:
@@ -263,23 +281,25 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     junit: Junit = None,
     sarif: Sarif = None,
     github: Github = False,  # noqa: FBT002
+    follow_links: FollowLinks = False,  # noqa: FBT002
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Validate a cut detector against its original."""
     files = Wanted(junit, sarif, github)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check()
-    reading = _reading(labels, background, head, input_shape, layout)
+    reading = reading_of(labels, background, head, input_shape, layout)
     with steps() as step:
         verdict = hc.validate(
             original,
             cut,
             keep,
             **reading,
-            ids=_ids(ids),
+            ids=ids_of(ids),
             provider=provider,
-            feeds=_feeds(input_, image, None if images and not image else preprocess),
+            feeds=feeds_of(input_, image, None if images and not image else preprocess),
             tolerances=tolerances.parse(tolerance),
+            follow_links=follow_links,
             progress=step,
         )
         drift = reports.write(original, cut, verdict, reading, name=str(cut), command="validate",
@@ -344,47 +364,3 @@ def _help(arguments: Sequence[str]) -> str:
             command = group.commands[name]
             return str(typer.Context(command, context, name, **settings).get_help())
     return str(context.get_help())
-
-
-def _reading(
-    labels: str | None,
-    background: str | None,
-    head: list[str] | None,
-    shapes: list[str] | None,
-    layout: str | None,
-) -> dict[str, Any]:
-    """Options that say how a model is read, as the API takes them."""
-    return {
-        "labels": labels,
-        "background": background,
-        "layout": layout,
-        "heads": tuple(head or ()),
-        "input_shapes": dict(map(_shape, shapes or ())),
-    }
-
-
-def _ids(text: str) -> Literal["compact", "original"]:
-    if text == "compact" or text == "original":  # noqa: PLR1714  (mypy follows this form)
-        return text
-    raise UsageError(f"--ids cannot take {text!r}", advice="Say compact or original.")
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, _, dims = text.rpartition("=")
-    try:
-        shape = tuple(int(dim) for dim in dims.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not (name and shape):
-        raise UsageError(
-            f"--input-shape cannot take {text!r}", advice="Write NAME=1x3x320x320, dim by dim."
-        )
-    return name, shape
-
-
-def _feeds(
-    arrays: Path | None, images: list[Path] | None, preprocess: str | None
-) -> "hc.Feeds | None":
-    if not (arrays or images or preprocess):
-        return None
-    return hc.Feeds(arrays, tuple(images or ()), preprocess)

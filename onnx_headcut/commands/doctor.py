@@ -60,7 +60,7 @@ def _surroundings() -> list[dict[str, str]]:
     return found
 
 
-def _plain(finding: Any) -> dict[str, str]:  # noqa: ANN401  (runtime is not imported for --help)
+def _plain(finding: Any) -> dict[str, str]:
     return _finding(finding.level, finding.subject, finding.what, finding.advice)
 
 
