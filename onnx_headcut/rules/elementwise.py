@@ -39,6 +39,8 @@ def unary(view: View) -> Outcome:
 
 def broadcasting(view: View) -> Outcome:
     """Merge the labels of all inputs; none yields to a class, two classes at one place refuse."""
+    if "broadcast" in view.attrs:
+        view.refuse("it broadcasts as before opset 7", "convert the model to a newer opset first")
     rank = max(view.rank(i) for i, n in enumerate(view.node.input) if n)
     axis: int | None = None
     ids: Ints | None = None
