@@ -1,0 +1,97 @@
+"""Real exporters' graphs: the cut is what the same framework exports for the kept classes.
+
+Each pair is cut without help but the arguments listed for it, and its cut is held against the
+native graph in three ways: it may be no bigger; it computes every output in the same way on the
+same constants, which is proof whatever the input; and it is run, all small pairs and one of each
+kind of the big ones.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+from exported import (
+    BIG,
+    OTHERWISE,
+    PAIRS,
+    REFUSED,
+    SMALL,
+    Array,
+    Pair,
+    arguments,
+    computation,
+    declared,
+    load_pair,
+    nodes,
+    pictures,
+    rows_of,
+    run,
+    stored,
+    unmatched,
+)
+
+import onnx_headcut as hc
+
+EVERYTHING = bool(os.environ.get("HEADCUT_RUN_ALL_PAIRS"))
+"""Run the other big pairs as well."""
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in REFUSED])
+def test_the_cut_is_the_native_graph(name: str) -> None:
+    pair = PAIRS[name]
+    many, native = load_pair(name)
+
+    result = hc.cut(many, pair["keep"], validation=False, **arguments(pair))
+
+    cut = result.model
+    onnx.checker.check_model(cut)
+    assert nodes(cut) <= 1.02 * nodes(native)
+    assert stored(cut) <= 1.02 * stored(native)
+    assert result.kept.count == pair["native_classes"]
+    for old, new in zip(declared(native), declared(cut), strict=True):
+        assert [d for d in old if isinstance(d, int)] == [d for d in new if isinstance(d, int)]
+    same = [a == b for a, b in zip(computation(cut), computation(native), strict=True)]
+    assert all(same) != (name in OTHERWISE)
+    assert computation(many) != computation(native)
+    if stored(native) < SMALL or name in BIG or name in OTHERWISE or EVERYTHING:
+        feeds = pictures(pair)
+        assert_equal(pair, run(cut, feeds), run(native, feeds))
+
+
+def assert_equal(pair: Pair, got: list[Array], wanted: list[Array]) -> None:
+    assert [g.shape for g in got] == [w.shape for w in wanted]
+    if pair["labels"] is None:
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        return
+    column = pair["labels"]["column"]
+    labels = wanted[pair["labels"]["output"]]
+    assert len(np.unique(labels if column is None else labels[..., column])) > 1
+    batched = labels.ndim == (2 if column is None else 3)
+    for image in range(len(labels)) if batched else [None]:
+        found, expected = rows_of(got, image), rows_of(wanted, image)
+        assert unmatched(found, expected) == unmatched(expected, found) == 0
+
+
+def test_what_is_not_cut_is_refused_with_the_reason() -> None:
+    for name, (op, reason) in REFUSED.items():
+        many, _ = load_pair(name)
+        with pytest.raises(hc.GraphRefused, match=reason) as caught:
+            hc.cut(many, PAIRS[name]["keep"], validation=False, **arguments(PAIRS[name]))
+        assert caught.value.op == op
+
+
+def test_a_pair_is_told_from_its_cut_to_other_classes() -> None:
+    """The comparison itself: it sees two classes that have changed places."""
+    pair = PAIRS["yolov10_topk_ts13"]
+    many, native = load_pair(pair["name"])
+    keep = [pair["keep"][1], pair["keep"][0], *pair["keep"][2:]]
+
+    cut = hc.cut(many, keep, validation=False).model
+
+    assert computation(cut) != computation(native)
+    rows = [rows_of(run(model, pictures(pair)), 0) for model in (cut, native)]
+    assert unmatched(*rows) > 0
