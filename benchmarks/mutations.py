@@ -9,7 +9,6 @@ from onnx import AttributeProto, TensorProto, helper
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
 
 EXTREMES = (0, 1, -1, 2, -2, 3, 7, 81, 255, 65536, 1 << 20, 1 << 31, -(1 << 31), (1 << 62), -(1 << 63))
 OPS = (

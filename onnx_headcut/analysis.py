@@ -113,7 +113,7 @@ class Scope:
 
     @property
     def twin(self) -> Scope:
-        """This scope for another batch, size and picture."""
+        """The same scope for another batch, size and picture."""
         if self._twin is None:
             if self.parent is not None:
                 i, k = self.place[-2:]
@@ -228,7 +228,7 @@ def _bindings(
         if name not in names:
             raise UsageError(f"--input-shape: the model has no input {name!r}",
                              advice=f"its inputs are {', '.join(sorted(names))}")  # fmt: skip
-    dynamic = {}
+    dynamic: dict[str, tuple[int | None, ...]] = {}
     for value in inputs:
         shape = of_type(value.type).shape
         if value.name in given:
@@ -250,8 +250,10 @@ def _bindings(
 def _bind(shape: tuple[int | None, ...], axis: int, batch: int, size: int) -> int:
     if axis == 0 and len(shape) != 3:
         return batch
-    if len(shape) >= 3 and axis in {1, len(shape) - 1} and None not in (
-        shape[-1] if axis == 1 else 0, shape[1] if axis != 1 else 0
+    if (
+        len(shape) >= 3
+        and axis in {1, len(shape) - 1}
+        and None not in (shape[-1] if axis == 1 else 0, shape[1] if axis != 1 else 0)
     ):
         return size
     channels_known = any(d in {1, 3, 4} for d in shape[-3:] if d is not None)
@@ -331,7 +333,9 @@ def with_rows(fact: Fact, rows: int = EXAMPLE_ROWS) -> Fact:
 def merged(facts: Sequence[Fact]) -> Fact:
     """What is true of several bodies' outputs."""
     first = facts[0]
-    if first.shape is None or any(f.shape is None or len(f.shape) != len(first.shape) for f in facts):
+    if first.shape is None or any(
+        f.shape is None or len(f.shape) != len(first.shape) for f in facts
+    ):
         return Fact(None, first.elem_type)
     dims = zip(*(f.shape or () for f in facts), strict=True)
     return Fact(tuple(d[0] if len(set(d)) == 1 else None for d in dims), first.elem_type)

@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.model import captures, subgraphs_of, to_array
-from onnx_headcut.storage.tensors import with_data_of
 from onnx_headcut.provenance import WEIGHTED
+from onnx_headcut.storage.tensors import with_data_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,20 +134,26 @@ class _Writer:
                     if name == edit.output:
                         names[i] = inner
                         self.done.nodes.add(node.output[0])
-        elem_type = next(o for o in graph.output if o.name == edit.output).type.tensor_type.elem_type
+        elem_type = next(
+            o for o in graph.output if o.name == edit.output
+        ).type.tensor_type.elem_type
         if edit.column is None:
             self._look_up(edit, inner, elem_type, edit.output)
         else:
             names = [self._columns(edit, inner, range(edit.column))] if edit.column else []
             ids = self._columns(edit, inner, range(edit.column, edit.column + 1))
-            names.append(self._look_up(edit, ids, elem_type, self._fresh(f"{edit.output}_original")))
+            names.append(
+                self._look_up(edit, ids, elem_type, self._fresh(f"{edit.output}_original"))
+            )
             if edit.column + 1 < edit.width:
                 names.append(self._columns(edit, inner, range(edit.column + 1, edit.width)))
             self._append("Concat", names, edit.output, axis=edit.axis)
         self.done.nodes.add(inner)
 
     def _columns(self, edit: ed.MapOutput, value: str, columns: range) -> str:
-        index = self._constant(f"{edit.output}_columns", np.array(columns, np.int64), rewritten=True)
+        index = self._constant(
+            f"{edit.output}_columns", np.array(columns, np.int64), rewritten=True
+        )
         out = self._fresh(f"{edit.output}_part")
         return self._append("Gather", [value, index], out, axis=edit.axis)
 
@@ -164,7 +170,8 @@ class _Writer:
 
     def _append(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
         name = self._fresh(f"{output}_{op}")
-        node = helper.make_node(op, inputs, [output], name=name, **attributes)
+        node = helper.make_node(op, inputs, [output], name=name)
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
         self.inserted.append((*self.after, node))
         self.done.nodes.add(output)
         return output
@@ -201,7 +208,8 @@ class _Writer:
     def insert_nodes(self) -> None:
         """Put new nodes where they are read, and lookups behind what made the ids."""
         # from the end on, so that earlier places stay true; what shares a place keeps its order
-        for graph, at, node in sorted(reversed(self.inserted), key=lambda n: -n[1]):
+        numbered = [(at, k, graph, node) for k, (graph, at, node) in enumerate(self.inserted)]
+        for at, _, graph, node in sorted(numbered, key=lambda n: n[:2], reverse=True):
             graph.node.insert(at, node)
 
     def take_names(self) -> None:
@@ -261,6 +269,7 @@ def _set_attribute(node: onnx.NodeProto, edit: ed.SetAttribute) -> None:
 def stored_tensor(scopes: Sequence[onnx.GraphProto], name: str) -> onnx.TensorProto | None:
     """The initializer or Constant behind ``name``, through Identity; None if it is computed."""
     for graph in scopes:
+        tensor: onnx.TensorProto
         for tensor in graph.initializer:
             if tensor.name == name:
                 return tensor
@@ -268,7 +277,11 @@ def stored_tensor(scopes: Sequence[onnx.GraphProto], name: str) -> onnx.TensorPr
             if name in node.output:
                 if node.op_type == "Identity":
                     return stored_tensor(scopes, node.input[0])
-                return next((a.t for a in node.attribute if a.name == "value"), None)
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        value: onnx.TensorProto = attribute.t
+                        return value
+                return None
     return None
 
 

@@ -370,7 +370,7 @@ def _read_feeds(
     return feeds.read(source.proto) if isinstance(feeds, Feeds) else feeds
 
 
-def _validate(  # noqa: PLR0913, PLR0917  (one validation's whole setting)
+def _validate(
     subject: Subject,
     provider: str,
     feeds: Sequence[NamedFeed] | None,

@@ -28,9 +28,7 @@ PASSING = frozenset({"Identity", "Cast", "CastLike"})
 RESHAPING = frozenset({"Unsqueeze", "Squeeze", "Reshape", "Flatten"})
 
 
-def select(
-    trace: Trace, scope: Scope, i: int, slot: int, axis: int, take: Ints
-) -> list[ed.Edit]:
+def select(trace: Trace, scope: Scope, i: int, slot: int, axis: int, take: Ints) -> list[ed.Edit]:
     """Edits that make input ``slot`` of node ``i`` its positions ``take`` of ``axis``."""
     node = scope.graph.node[i]
     name = node.input[slot]
@@ -71,7 +69,13 @@ def _fewer_copies(
     if node.op_type in {"Tile", "Expand"} and len(node.input) == 2:
         counts = scope.new(node.input[1]).value
     rank = len(scope.old(name).shape or ())
-    if counts is None or data is None or len(data) != rank or len(counts) != rank or data[axis] != 1:
+    if (
+        counts is None
+        or data is None
+        or len(data) != rank
+        or len(counts) != rank
+        or data[axis] != 1
+    ):
         return None
     wanted = counts.copy()
     wanted[axis] = len(take)
@@ -137,9 +141,7 @@ def _select_factor(
     return edits
 
 
-def patch(
-    trace: Trace, scope: Scope, i: int, slot: int, wanted: Array
-) -> list[ed.Edit]:
+def patch(trace: Trace, scope: Scope, i: int, slot: int, wanted: Array) -> list[ed.Edit]:
     """Edits that make integer input ``slot`` of node ``i`` come out as ``wanted``."""
     node = scope.graph.node[i]
     name = node.input[slot] if slot < len(node.input) else ""
@@ -195,7 +197,9 @@ def is_stored(scope: Scope, name: str) -> bool:
         return True
     node = scope.node_of(name)
     if node is None:
-        return scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
+        return (
+            scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
+        )
     if node.op_type == "Identity":
         return is_stored(scope, node.input[0])
     return node.op_type == "Constant" and any(a.name == "value" for a in node.attribute)

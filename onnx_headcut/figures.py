@@ -166,9 +166,7 @@ def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
     return int(np.prod(out)) * inner
 
 
-def figures(
-    analysis: Analysis, located: Located, cut: onnx.ModelProto | None = None
-) -> Figures:
+def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = None) -> Figures:
     """Sizes of the analysed model or, after `make_plan`, of its ``cut``."""
     scope = analysis.main
     proto = cut or analysis.source.proto

@@ -480,7 +480,7 @@ def _named(flow: Flow, heads: Sequence[str]) -> frozenset[int]:
 
 def _name(flow: Flow, k: int) -> str:
     node = flow.scope.graph.node[flow.leaves[k].node]
-    return node.name or node.output[0]
+    return str(node.name or node.output[0])
 
 
 def describe(flow: Flow, group: Group) -> str:

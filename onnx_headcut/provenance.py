@@ -206,9 +206,9 @@ class Flow:
             data = node.op_type != "Gather" or 0 in at
             called = (node.domain, node.op_type) in self.interpreter.functions
             passing = node.op_type in MOVING | PASSING | REDUCING and node.op_type != "Where"
-            if called or (passing and data):
-                if any(hidden.get(o, False) for o in node.output):
-                    return True
+            further = any(hidden.get(o, False) for o in node.output)
+            if further and (called or (passing and data)):
+                return True
         return False
 
     def _is_expectation(self, node: onnx.NodeProto) -> bool:

@@ -29,8 +29,8 @@ class Validate(Protocol):
         self,
         original: ModelLike,
         cut: ModelLike,
-        keep: Any = None,  # noqa: ANN401  (as validate takes it)
-        **options: Any,  # noqa: ANN401
+        keep: Any = None,
+        **options: Any,
     ) -> Verdict:
         """Hold ``cut`` against ``original``; options as `onnx_headcut.validate` takes them.
 
@@ -45,8 +45,8 @@ def headcut_validate() -> Validate:
     def run(
         original: ModelLike,
         cut: ModelLike,
-        keep: Any = None,  # noqa: ANN401
-        **options: Any,  # noqa: ANN401
+        keep: Any = None,
+        **options: Any,
     ) -> Verdict:
         __tracebackhide__ = True
         from onnx_headcut import validate  # noqa: PLC0415  (only where a test asks for it)

@@ -18,8 +18,7 @@ from onnx import helper
 from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
-from onnx_headcut.analysis import same_fact
-from onnx_headcut.analysis import FINDING, with_rows
+from onnx_headcut.analysis import FINDING, same_fact, with_rows
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
 from onnx_headcut.labels import (
@@ -35,7 +34,7 @@ from onnx_headcut.labels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from onnx_headcut.analysis import Scope
 
@@ -150,7 +149,7 @@ class View:
         return self.trace.patch(self.scope, self.place[-1], i, wanted)
 
 
-class Demand(Exception):  # noqa: N818  no error: the trace starts again with what it asks for
+class Demand(Exception):
     """A tensor without labels is read class by class: its own head must be cut as well."""
 
     def __init__(self, value: str, labels: Labels) -> None:
@@ -224,8 +223,10 @@ class Trace:
 
         view = View(self, scope, i)
         head = self.heads.get(view.place)
-        marked = head is not None or any(m is not None for m in view.marks) or (
-            scope.captures_marks(node)
+        marked = (
+            head is not None
+            or any(m is not None for m in view.marks)
+            or (scope.captures_marks(node))
         )
         if not marked:
             if any(n is not o for n, o in zip(view.new, view.old, strict=True)):

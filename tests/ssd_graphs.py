@@ -6,7 +6,7 @@ joined, where scores are activated, what is joined to them. The meaning of the c
 the drawing itself, so a test that uses it shares nothing with the program under test.
 """
 
-# ruff: noqa: ANN401, FBT003, S311  (ops take anything; seeded draws are meant to be seeded)
+# ruff: noqa: FBT003, S311  (ops take anything; seeded draws are meant to be seeded)
 
 from __future__ import annotations
 

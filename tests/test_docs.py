@@ -27,7 +27,7 @@ HEADER = """# Command line
 """
 
 
-def usage(name: str, command: Any) -> str:  # noqa: ANN401  (typer's or click's, by version)
+def usage(name: str, command: Any) -> str:
     arguments = [p.written() for p in map(Described, command.params) if p.is_argument]
     required = [f"{p.flag} {p.value}" for p in map(Described, command.params) if p.is_needed]
     return " ".join(["onnx-headcut", name, *arguments, *required, "[OPTIONS]"])
@@ -36,7 +36,7 @@ def usage(name: str, command: Any) -> str:  # noqa: ANN401  (typer's or click's,
 class Described:
     """A parameter of a command, as Typer and click of several versions agree to tell."""
 
-    def __init__(self, parameter: Any) -> None:  # noqa: ANN401
+    def __init__(self, parameter: Any) -> None:
         self.inner = parameter
         self.is_argument = parameter.param_type_name == "argument"
         self.is_needed = not self.is_argument and parameter.required

@@ -190,7 +190,7 @@ def test_all_ways_to_write_several_samples_are_read_alike(tmp_path: Path) -> Non
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_what_synthetic_makes_from_npz_takes(seed: int, tmp_path_factory: Any) -> None:  # noqa: ANN401
+def test_what_synthetic_makes_from_npz_takes(seed: int, tmp_path_factory: Any) -> None:
     model = graph("bfloat16[1,3,4,H] x, int64[N,2] orig_target_sizes")
     (named,) = synthetic(model, count=1, seed=seed)
     path = tmp_path_factory.mktemp("npz") / "a.npz"
@@ -241,7 +241,7 @@ def test_samples_must_agree_in_number(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ pictures
 
 
-def picture(path: Path, colour: tuple[int, int, int] = (200, 100, 50), **save: Any) -> Path:  # noqa: ANN401
+def picture(path: Path, colour: tuple[int, int, int] = (200, 100, 50), **save: Any) -> Path:
     Image.new("RGB", (12, 6), colour).save(path, **save)
     return path
 

@@ -1,6 +1,6 @@
 """Which columns are the classes: what must be found, and what must be asked rather than guessed."""
 
-# ruff: noqa: ANN401  (attributes and options are anything)
+
 
 from __future__ import annotations
 

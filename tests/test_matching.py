@@ -72,7 +72,7 @@ def test_other_inputs_are_tried_before_giving_up(monkeypatch: pytest.MonkeyPatch
     seeds: list[int] = []
     inner = proof._Proof._run
 
-    def blind(self: Any, *args: Any) -> None:  # noqa: ANN401
+    def blind(self: Any, *args: Any) -> None:
         seeds.append(self.settings.seed)
         inner(self, *args)
         if self.settings.seed < 2:  # as if these inputs had shown too little

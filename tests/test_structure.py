@@ -31,7 +31,7 @@ WEIGHT = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 ROWS = [4, 0, 2]
 
 
-def tensors(model: onnx.ModelProto, **values: Any) -> onnx.ModelProto:  # noqa: ANN401
+def tensors(model: onnx.ModelProto, **values: Any) -> onnx.ModelProto:
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in values.items())
     return model
 
@@ -175,7 +175,7 @@ def test_weights_in_constant_nodes() -> None:
     g (float[1,100] x) => (float[1,n] y) { y = MatMul(x, w) }"""
     big = np.random.default_rng(1).normal(size=(100, 5)).astype(np.float32)
 
-    def made(value: Any) -> onnx.ModelProto:  # noqa: ANN401
+    def made(value: Any) -> onnx.ModelProto:
         model = parser.parse_model(text)
         node = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(value))
         model.graph.node.insert(0, node)
@@ -227,7 +227,7 @@ def test_unclaimed_changes_fail_validation() -> None:
     sites = [Site("s", 1, tuple(range(6)), "sigmoid")]
     cut_sites = [Site("s", 1, tuple(ROWS), "sigmoid")]
 
-    def held(claims: Claims) -> Any:  # noqa: ANN401
+    def held(claims: Claims) -> Any:
         return validate(
             original(),
             right_cut(),

@@ -3,7 +3,7 @@
 make_keras.py [NAME PART ...]   makes all pairs, or those with a part in their name
 """
 
-# ruff: noqa: ANN401 - TensorFlow and Keras have no types
+
 from __future__ import annotations
 
 import os

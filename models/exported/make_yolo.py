@@ -5,7 +5,7 @@ make_yolo.py [NAME PART ...]   makes all pairs, or those with a part in their na
 The backbones are tiny; the heads and what follows them are laid out as the real exports are.
 """
 
-# ruff: noqa: ANN401 - the tracer's graphs have no types
+
 from __future__ import annotations
 
 import itertools

@@ -5,7 +5,7 @@ and nothing here needs its compiled operators beyond two that are traced, so pla
 """
 
 # ruff: noqa: E402 - torchvision can be imported once the operators are declared
-# ruff: noqa: SLF001, PLR0913, PLR0917 - as much as torchvision hides and the exporter asks for
+# ruff: noqa: SLF001 - as much as torchvision hides and the exporter asks for
 from __future__ import annotations
 
 import io

@@ -107,7 +107,7 @@ class _Model:
                 stream.close()
         self._process.wait()
 
-    def ask(self, order: object) -> Any:  # noqa: ANN401  (what the order asks for)
+    def ask(self, order: object) -> Any:
         """Have the process do something; raises its error here."""
         sent, received = self._process.stdin, self._process.stdout
         line = ""

@@ -39,7 +39,7 @@ class _Worker:
         self.before = peak_memory()
         self.session = self._open(self.model)
 
-    def _open(self, model: Path, **options: Any) -> Session:  # noqa: ANN401
+    def _open(self, model: Path, **options: Any) -> Session:
         return open_session(model, provider=self.provider, deterministic=False,
                             threads=self.threads, **options)  # fmt: skip
 

@@ -91,7 +91,7 @@ def _heads(subject: Subject) -> list[HeadRows]:
     return subject.heads
 
 
-def _classes(subject: Subject, ids: Any) -> str:  # noqa: ANN401  (an array)
+def _classes(subject: Subject, ids: Any) -> str:
     names = subject.known.classes
     found = [names.name(int(k)) if k >= 0 else "no class" for k in np.unique(ids)]
     return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")

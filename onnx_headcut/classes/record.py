@@ -141,7 +141,7 @@ def _entry(metadata: Mapping[str, str], key: str) -> str:
         raise _malformed(key, "is missing") from None
 
 
-def _decoded(metadata: Mapping[str, str], key: str) -> Any:  # noqa: ANN401 - any JSON
+def _decoded(metadata: Mapping[str, str], key: str) -> Any:
     try:
         return json.loads(_entry(metadata, key))
     except (ValueError, RecursionError):

@@ -26,7 +26,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def of(self, chosen: Any) -> Detections:  # noqa: ANN401  (a mask or indices)
+    def of(self, chosen: Any) -> Detections:
         """Take some of them."""
         return Detections(self.boxes[chosen], self.columns[chosen], self.scores[chosen])
 

@@ -150,7 +150,7 @@ class Subject:
     verdict: Verdict
 
 
-def measure(  # noqa: PLR0913  (each is an option)
+def measure(
     subject: Subject,
     images: Sequence[Path],
     *,
@@ -202,7 +202,7 @@ def _readers(subject: Subject) -> tuple[Decoder, Decoder]:
     )
 
 
-def _detect(  # noqa: PLR0913, PLR0917  (one picture's whole way)
+def _detect(
     session: Session,
     reader: Decoder,
     feed: NamedFeed,

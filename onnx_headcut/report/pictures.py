@@ -69,7 +69,7 @@ def _drawn(
     )  # fmt: skip
 
 
-def _box(  # noqa: PLR0913, PLR0917  (all that one label says, and where)
+def _box(
     box: object, column: int, score: float, classes: Classes, kept: frozenset[int], width: int
 ) -> Markup:
     x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[attr-defined]  # an array of four

@@ -34,7 +34,7 @@ def available() -> bool:
 def scatter(scores: Floats) -> Markup:
     """Draw scores before and after [n,2]; on the diagonal they are the same."""
 
-    def draw(axes: Any) -> None:  # noqa: ANN401  (matplotlib's)
+    def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1)
         axes.scatter(scores[:, 0], scores[:, 1], s=18, color=_ACCENT, alpha=0.6, linewidths=0)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="score before", ylabel="score after")
@@ -45,7 +45,7 @@ def scatter(scores: Floats) -> Markup:
 def histogram(changes: Floats, what: str) -> Markup:
     """Draw how often which change occurs."""
 
-    def draw(axes: Any) -> None:  # noqa: ANN401
+    def draw(axes: Any) -> None:
         reach = max(float(abs(changes).max(initial=0.0)), 1e-6)
         axes.hist(changes, bins=31, range=(-reach, reach), color=_ACCENT)
         axes.set(xlabel=what, ylabel="detections")

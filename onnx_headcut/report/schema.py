@@ -23,7 +23,7 @@ _PLAIN: dict[object, dict[str, Any]] = {
 }
 
 
-def of_type(kind: Any) -> dict[str, Any]:  # noqa: ANN401  (any annotation)
+def of_type(kind: Any) -> dict[str, Any]:
     """Describe a type: plain data, tuples, dicts, unions, literals and dataclasses of them."""
     if kind in _PLAIN:
         return _PLAIN[kind]
@@ -41,7 +41,7 @@ def of_type(kind: Any) -> dict[str, Any]:  # noqa: ANN401  (any annotation)
     raise TypeError(f"no schema for {kind}")
 
 
-def of_dataclass(kind: Any) -> dict[str, Any]:  # noqa: ANN401  (a class)
+def of_dataclass(kind: Any) -> dict[str, Any]:
     """Describe a dataclass: all its fields are there; further keys may come."""
     hints = typing.get_type_hints(kind, localns=_names())
     fields = {field.name: of_type(hints[field.name]) for field in dataclasses.fields(kind)}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.trace import View
 
+
 def join(view: View) -> Outcome:
     """Concat of whole-class tensors: the branches of dropped classes leave it."""
     if any(isinstance(m, Lookup) for m in view.marks):
@@ -213,9 +214,9 @@ def pattern(scope: Scope, name: str, depth: int = 0) -> tuple[Origin | None, ...
     for k in _operands(scope, node):
         if _is_own(scope, node.input[k]):
             return ((place, k),)
-        inner = pattern(scope, node.input[k], depth + 1)
-        if inner is not None and (len(inner) == 1 or len(inner) == width):
-            return inner
+        found = pattern(scope, node.input[k], depth + 1)
+        if found is not None and len(found) in {1, width}:
+            return found
     return None
 
 
@@ -230,8 +231,11 @@ def _operands(scope: Scope, node: onnx.NodeProto) -> list[int]:
 
 def _is_own(scope: Scope, name: str) -> bool:
     value = scope.old(name).value
-    return value is not None and is_fixed(scope, name) and value.size > 0 and bool(
-        (value == value.flat[0]).all()
+    return (
+        value is not None
+        and is_fixed(scope, name)
+        and value.size > 0
+        and bool((value == value.flat[0]).all())
     )
 
 
@@ -240,9 +244,7 @@ def _width(scope: Scope, name: str) -> int | None:
     return shape[-1] if shape else None
 
 
-def _beside(
-    scope: Scope, node: onnx.NodeProto, depth: int
-) -> tuple[Origin | None, ...] | None:
+def _beside(scope: Scope, node: onnx.NodeProto, depth: int) -> tuple[Origin | None, ...] | None:
     """Columns of a Concat on the last axis."""
     columns: list[Origin | None] = []
     for name in node.input:

@@ -153,7 +153,7 @@ def origin(body: Scope, name: str) -> str:
     return origin(body, node.input[0]) if node is not None and node.op_type == "Identity" else name
 
 
-class Picked(Exception):  # noqa: N818  no error: the body is traced again, knowing its classes
+class Picked(Exception):
     """Iterations pick classes ``ids``, one each."""
 
     def __init__(self, ids: Ints) -> None:
@@ -256,10 +256,14 @@ def tables_of(view: View, body: Scope) -> dict[str, list[Array]]:
         if not all(known):
             continue
         try:
-            values = [view.trace.interpreter.run(node, [tables[n][t] if n in tables
-                                                        else body.old(n).value if n else None
-                                                        for n in node.input]) for t in rounds]  # fmt: skip
-        except Exception:  # noqa: BLE001, S112  what the reference cannot run is no index
+            values = [
+                view.trace.interpreter.run(
+                    node,
+                    [tables[n][t] if n in tables else body.old(n).value for n in node.input],
+                )
+                for t in rounds
+            ]
+        except Exception:  # noqa: BLE001  what the reference cannot run is no index
             continue
         for j, name in enumerate(node.output):
             tables[name] = [v[j] for v in values]

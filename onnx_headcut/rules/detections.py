@@ -118,10 +118,18 @@ def non_zero(view: View) -> Outcome:
     return Outcome([Columns(0, tuple(marks))])
 
 
-REDUCTIONS = (
-    "ReduceMax ReduceMin ReduceSum ReduceMean ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-    "ReduceProd ReduceSumSquare"
-).split()
+REDUCTIONS = [
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceProd",
+    "ReduceSumSquare",
+]
 
 RULES: dict[str, Callable[[View], Outcome]] = {
     "TopK": top_k,

@@ -16,17 +16,81 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Ints
     from onnx_headcut.trace import View
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf "
-    "Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not "
-    "Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu Dropout"
-).split()
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Cast",
+    "CastLike",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "Dropout",
+]
 
-BROADCASTING = (
-    "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max "
-    "Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor"
-).split()
+BROADCASTING = [
+    "Add",
+    "And",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "Pow",
+    "PRelu",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
 
 
 def unary(view: View) -> Outcome:
@@ -62,11 +126,11 @@ def broadcasting(view: View) -> Outcome:
         if not name or isinstance(view.marks[i], Labels):
             continue
         own = axis - (rank - view.rank(i))
-        mark = view.marks[i]
-        if mark is not None:
+        other = view.marks[i]
+        if other is not None:
             # what was found for a whole box (a quality score, a mask) is stretched over its classes
             stretched = own < 0 or (view.old[i].shape or ())[own] == 1
-            if not isinstance(mark, Rows) or mark.apart or not stretched:
+            if not isinstance(other, Rows) or other.apart or not stretched:
                 view.refuse(f"its input {name!r} depends on classes in another way than the others")
             continue
         edits += shorten(view, i, own, len(ids), take)
@@ -75,7 +139,7 @@ def broadcasting(view: View) -> Outcome:
 
 def shorten(view: View, i: int, axis: int, extent: int, take: Ints) -> list[ed.Edit]:
     """Edits for an unlabelled operand that has the class extent on ``axis``, if it has."""
-    if axis < 0 or len(take) == extent and np.array_equal(take, np.arange(extent)):
+    if axis < 0 or (len(take) == extent and np.array_equal(take, np.arange(extent))):
         return []
     shape = view.old[i].shape
     if shape is None:

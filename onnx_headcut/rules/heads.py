@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.labels import Labels
 from onnx_headcut.plain import plain
 from onnx_headcut.trace import Outcome
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut import edits as ed
+    from onnx_headcut.labels import Labels
     from onnx_headcut.trace import View
 
 HEAD_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

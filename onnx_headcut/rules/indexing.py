@@ -227,15 +227,15 @@ def gather(view: View) -> Outcome:
     data = view.marks[0]
     if isinstance(data, Lookup):
         if data.direct and np.array_equal(data.ids, index.ids):
-            return through_table(view, data, index)
+            return through_table(data, index)
         decide(view, index, {"free"})
         return Outcome([picked(view, data)])
     if any(is_free(index, o) and possible(view, o) for o in index.options):
         decide(view, index, {"free"})
         return Outcome([Rows()])
-    if view.old[0].value is not None and is_fixed(view.scope, view.node.input[0]):
-        if view.old[0].value.ndim == 1 or view.op == "Gather":
-            return table(view, index, axis)
+    stored = view.old[0].value if is_fixed(view.scope, view.node.input[0]) else None
+    if stored is not None and (stored.ndim == 1 or view.op == "Gather"):
+        return table(view, index, axis)
     if view.old[0].value is not None and view.new[0].value is not None:
         return computed_table(view, index, axis)
     extent = (view.old[0].shape or ())[axis]
@@ -276,7 +276,7 @@ def computed_table(view: View, index: Lookup, axis: int) -> Outcome:
     return Outcome([Lookup(index.ids, index.take, old[rows], tuple(options), index.origin)])
 
 
-def through_table(view: View, data: Lookup, index: Lookup) -> Outcome:
+def through_table(data: Lookup, index: Lookup) -> Outcome:
     """Class numbers listed slot by slot, read by an index over the same slots."""
     rows = index.old.astype(np.int64)
     options = []
@@ -313,7 +313,9 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
             change = ed.Replace(view.place, 0, renumbered)
             options.insert(
                 0,
-                Option(renumbered[option.new.astype(np.int64)], (*option.edits, change), option.left),
+                Option(
+                    renumbered[option.new.astype(np.int64)], (*option.edits, change), option.left
+                ),
             )
     if not options:
         view.refuse("after the cut its index would read other rows of the table")
@@ -421,7 +423,9 @@ def move_columns(view: View, mark: Columns) -> Outcome:
     line[mark.axis] = len(mark.marks)
     numbers = np.broadcast_to(np.arange(len(mark.marks)).reshape(line), shape)
     try:
-        out = movement.run(view, view.node, [f.value for f in view.old], np.ascontiguousarray(numbers))
+        out = movement.run(
+            view, view.node, [f.value for f in view.old], np.ascontiguousarray(numbers)
+        )
     except Exception:  # noqa: BLE001  the reference refuses what does not fit the example
         view.refuse("a table of indices with a class column is reshaped in a way no rule covers")
         raise AssertionError from None  # pragma: no cover

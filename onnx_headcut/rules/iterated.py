@@ -32,7 +32,7 @@ from onnx_headcut.trace import Outcome, edited
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.facts import Array, Fact
     from onnx_headcut.labels import Ints
     from onnx_headcut.trace import View
 
@@ -71,8 +71,9 @@ def compute(view: View) -> Outcome:
             edits, kept = merged
             node, facts = edited(view.node, view.new, proposal)
             try:
-                after = [run(view, node, [_new(o, f.value, t) for o, f in zip(chosen, facts, strict=False)])
-                         for t in range(count)]  # fmt: skip
+                pairs = list(zip(chosen, facts, strict=False))
+                after = [run(view, node, [_new(o, f.value, q) for o, f in pairs])
+                         for q in range(count)]  # fmt: skip
             except Exception:  # noqa: BLE001  an index outside its table: not this choice
                 continue
             for k, found in enumerate(options):
@@ -87,8 +88,8 @@ def compute(view: View) -> Outcome:
     return Outcome(marks)
 
 
-def _inputs(view: View) -> Iterator[tuple[Mark | None, object]]:
-    return zip(view.marks, view.old, strict=True)  # type: ignore[return-value]
+def _inputs(view: View) -> Iterator[tuple[Mark | None, Fact]]:
+    return zip(view.marks, view.old, strict=True)
 
 
 def _at(mark: Mark | None, value: Array | None, t: int) -> Array | None:
@@ -124,17 +125,15 @@ def _combinations(view: View) -> Iterator[list[IteratedOption | None]]:
     return walk(0)
 
 
-def _choices(
-    view: View, first: PerIteration
-) -> Iterator[tuple[list[ed.Edit], frozenset[object]]]:
+def _choices(view: View, first: PerIteration) -> Iterator[tuple[list[ed.Edit], frozenset[object]]]:
     """The constants as they are, and each with the class count put right."""
     counts = Lookup(first.ids, first.take, np.arange(len(first.ids)), ())
     numbers: list[tuple[int, Array]] = []
     for i, mark in enumerate(view.marks):
         value = view.old[i].value
-        if mark is None and view.node.input[i] and value is not None and value.size == 1:
-            if is_fixed(view.scope, view.node.input[i]):
-                numbers += [(i, v) for v in counted(counts, value)]
+        scalar = mark is None and view.node.input[i] and value is not None and value.size == 1
+        if scalar and is_fixed(view.scope, view.node.input[i]):
+            numbers += [(i, v) for v in counted(counts, value)]
     yield [], frozenset((view.place, "input", i) for i, _ in numbers)
     for i, value in numbers:
         yield [ed.Replace(view.place, i, value)], frozenset()
@@ -176,7 +175,7 @@ def pick(view: View) -> Outcome:
                                               zip(chosen[1:], view.new[1:], strict=True))])[0]
                 for q in range(len(first.take))
             ]  # fmt: skip
-        except Exception:  # noqa: BLE001, S112  outside the shortened axis: not this choice
+        except Exception:  # noqa: BLE001  outside the shortened axis: not this choice
             continue
         wanted = [before[p] for p in first.take]
         if _same(after, wanted) and possible(view, option):

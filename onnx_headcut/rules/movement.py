@@ -9,6 +9,7 @@ themselves decide whether that was right.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.trace import View
 
-class PicksByIteration(Exception):  # noqa: N818  no error: the loop is one over classes
+
+class PicksByIteration(Exception):
     """A class is picked out of the scores by the number of a Loop's iteration."""
 
 
@@ -49,7 +51,10 @@ def movement(view: View) -> Outcome:
         return Outcome(marks)
     left = numbers.take(view.take(labels.ids), labels.axis)
     if all(w is None or w.size for w in wanted):
-        for proposal in [[], *PROPOSALS.get(view.op, lambda *_: iter(()))(view, labels, before, marks)]:
+        for proposal in [
+            [],
+            *PROPOSALS.get(view.op, nothing)(view, labels, before, marks),
+        ]:
             node, facts = edited(view.node, view.new, proposal)
             try:
                 view.trace.interpreter.infer(node, facts)  # the reference takes more than it should
@@ -147,6 +152,11 @@ def realise(view: View, proposal: list[ed.Edit]) -> list[ed.Edit]:
 # ------------------------------------------------------------------ how constants might change
 
 
+def nothing(_: View, __: Labels, ___: list[Array], ____: list[Mark | None]) -> Iterator[Any]:
+    """No constant of this op knows the class count."""
+    return iter(())
+
+
 def sizes(view: View, _: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Reshape and Expand: the class axis's element of the target."""
     mark = marks[0]
@@ -162,7 +172,9 @@ def sizes(view: View, _: Labels, before: list[Array], marks: list[Mark | None]) 
     yield [view.set("shape", target.tolist())] if stored else [view.replace(1, target)]
 
 
-def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+def indices(
+    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
+) -> Iterator[Any]:
     """Gather along the class axis: the new places of the kept elements."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     value = view.old[1].value
@@ -180,7 +192,9 @@ def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | 
     del before
 
 
-def bounds(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+def bounds(
+    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
+) -> Iterator[Any]:
     """Slice along the class axis: bounds that enclose the kept elements, signs kept."""
     mark = marks[0]
     rank, extent = view.rank(0), len(labels.ids)
@@ -189,7 +203,8 @@ def bounds(view: View, labels: Labels, before: list[Array], marks: list[Mark | N
         starts, ends = list(view.attrs["starts"]), list(view.attrs["ends"])
         axes = list(view.attrs.get("axes", range(len(starts))))
     else:
-        starts, ends = view.new[1].value.tolist(), view.new[2].value.tolist()
+        known = [np.asarray(f.value).tolist() for f in view.new[1:3]]
+        starts, ends = known
         given = view.new[3].value if len(view.new) > 3 else None
         axes = list(range(len(starts))) if given is None else given.tolist()
     axes = [a % rank for a in axes]
@@ -206,7 +221,7 @@ def bounds(view: View, labels: Labels, before: list[Array], marks: list[Mark | N
     if not all(int(p) in place for p in window):
         return
     new = [place[int(p)] for p in window]
-    if not new or step < 0 or any(b - a != 1 for a, b in zip(new, new[1:], strict=False)):
+    if not new or step < 0 or any(b - a != 1 for a, b in pairwise(new)):
         return
     left = len(take)
     starts[k] = new[0] - left if starts[k] < 0 else new[0]
@@ -224,7 +239,9 @@ def bounds(view: View, labels: Labels, before: list[Array], marks: list[Mark | N
     del before
 
 
-def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+def parts(
+    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
+) -> Iterator[Any]:
     """Split along the class axis: the sizes of the parts."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if axis != labels.axis:
@@ -244,7 +261,9 @@ def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | No
         yield edits
 
 
-def repeats(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+def repeats(
+    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
+) -> Iterator[Any]:
     """Expand's target and nothing else so far."""
     yield from sizes(view, labels, before, marks)
 
@@ -282,7 +301,7 @@ def _stack(view: View, labels: Labels) -> Outcome:
     return Outcome([labels], edits)
 
 
-PROPOSALS: dict[str, Callable[..., Iterator[Any]]] = {
+PROPOSALS: dict[str, Callable[[View, Labels, list[Array], list[Mark | None]], Iterator[Any]]] = {
     "Reshape": sizes,
     "Expand": repeats,
     "Gather": indices,

@@ -17,7 +17,7 @@ def softmax(view: View) -> Outcome:
     return Outcome([view.labels(0)])
 
 
-def shape(view: View) -> Outcome:
+def shape(_: View) -> Outcome:
     """Shape and Size carry no classes; the class count in them follows by itself."""
     return Outcome([None])
 

@@ -10,7 +10,7 @@ new values mean what the old ones meant (`meaning`), else the cut is refused.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from onnx_headcut.facts import Array
-    from onnx_headcut.labels import Ints
+    from onnx_headcut.labels import Ints, IteratedOption
     from onnx_headcut.trace import View
 
 MOST_OPTIONS = 16
@@ -82,7 +82,9 @@ def values(view: View) -> Outcome:
         return Outcome([filled(view, picked(view, first), value, 2)])
     if view.op in {"ScatterND", "ScatterElements", "Scatter"}:
         return scatter(view)
-    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(first, Lookup):
+    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(
+        first, Lookup
+    ):
         decided = decide(view, first, {"free"})
         del decided
         return Outcome([Rows()] * len(view.node.output))
@@ -105,7 +107,9 @@ def picked(view: View, lookup: Lookup) -> Lookup:
 def elementwise(view: View) -> Outcome:
     """Run the op on both tables, for each open option and each way its constants may change."""
     lookups = [(i, m) for i, m in enumerate(view.marks) if isinstance(m, Lookup)]
-    others = [i for i, m in enumerate(view.marks) if not isinstance(m, Lookup) and view.node.input[i]]
+    others = [
+        i for i, m in enumerate(view.marks) if not isinstance(m, Lookup) and view.node.input[i]
+    ]
     first = lookups[0][1]
     if view.op == "Where" and isinstance(view.marks[0], Rows | None):
         return where(view, [i for i, _ in lookups])
@@ -139,9 +143,7 @@ def aligned(a: Lookup, b: Lookup) -> bool:
     return a.origin == b.origin and np.array_equal(a.ids, b.ids) and len(a.old) == len(b.old)
 
 
-def compute(
-    view: View, tables: dict[int, Array], constants: dict[int, Array | None]
-) -> Array:
+def compute(view: View, tables: dict[int, Array], constants: dict[int, Array | None]) -> Array:
     """The op on tables and scalar constants, by the reference implementation."""
     inputs: list[Array | None] = []
     for i, name in enumerate(view.node.input):
@@ -153,7 +155,7 @@ def compute(
     return np.asarray(view.trace.interpreter.run(view.node, inputs)[0])
 
 
-def _dtype(view: View, i: int) -> np.dtype:  # type: ignore[type-arg]
+def _dtype(view: View, i: int) -> np.dtype[Any]:
     import onnx  # noqa: PLC0415  only for this table of types
 
     elem = view.old[i].elem_type
@@ -166,7 +168,11 @@ def constant_choices(
     """The constants as they stand, then with those changed that look like the class count."""
     now = {i: view.new[i].value for i in others}
     keys = [(view.place, "input", i) for i in others]
-    yield now, (), frozenset(k for k, i in zip(keys, others, strict=True) if _counts(view, lookup, i))
+    yield (
+        now,
+        (),
+        frozenset(k for k, i in zip(keys, others, strict=True) if _counts(view, lookup, i)),
+    )
     for i in others:
         if not np.array_equal(view.old[i].value, view.new[i].value):  # type: ignore[arg-type]
             continue  # follows the class count by itself
@@ -192,12 +198,12 @@ def counted(lookup: Lookup, value: Array | None) -> Iterator[Array]:
     x = value.reshape(()).astype(np.float64)
     seen: set[float] = set()
     for before, after in pairs:
-        forms = [(before, after), (-before, -after), (before - 1, after - 1)]
+        forms: list[tuple[float, float]] = [(before, after), (-before, -after), (before - 1, after - 1)]
         if value.dtype.kind == "f":
             forms.append((1 / before, 1 / after))
             forms.append((-1 / before, -1 / after))
         for a, b in forms:
-            if a != b and a != 0 and np.isclose(x, a, rtol=1e-6, atol=0) and b not in seen:
+            if a not in {b, 0} and np.isclose(x, a, rtol=1e-6, atol=0) and b not in seen:
                 seen.add(b)
                 yield np.full(value.shape, b, value.dtype)
 
@@ -244,7 +250,7 @@ def _without_difference(options: list[Option], key: object) -> list[Option]:
 
 
 def _rest(option: Option, key: object) -> tuple[object, ...]:
-    edits = tuple(sorted((str(e.key) for e in option.edits if e.key != key)))
+    edits = tuple(sorted(str(e.key) for e in option.edits if e.key != key))
     return (edits, tuple(sorted(str(k) for k in option.left if k != key)))
 
 
@@ -385,8 +391,10 @@ def scatter(view: View) -> Outcome:
     if isinstance(updates, Lookup) and data is None and value is not None:
         if len(np.unique(value)) == 1:
             return Outcome([filled(view, picked(view, updates), value.flat[0].item(), NO_SLOT)])
-    elif isinstance(updates, Lookup) and isinstance(data, Lookup) and (
-        np.array_equal(updates.ids, data.ids[: len(updates.ids)])
+    elif (
+        isinstance(updates, Lookup)
+        and isinstance(data, Lookup)
+        and (np.array_equal(updates.ids, data.ids[: len(updates.ids)]))
     ):
         return Outcome([data])
     elif not isinstance(updates, Lookup) and not isinstance(data, Lookup):
@@ -477,7 +485,7 @@ def decide_output(view: View, name: str, mark: Mark | None) -> None:
         view.refuse(f"a graph output belongs to class {mark.cls} alone, which goes")
 
 
-def possible(view: View, option: Option) -> bool:
+def possible(view: View, option: Option | IteratedOption) -> bool:
     """Whether an option agrees with what earlier uses decided."""
     trace = view.trace
     if any(e.key in trace.settled for e in option.edits):
@@ -487,7 +495,7 @@ def possible(view: View, option: Option) -> bool:
     return all(ed.same(trace.edits.get(e.key, e), e) for e in option.edits)
 
 
-def commit(view: View, option: Option) -> None:
+def commit(view: View, option: Option | IteratedOption) -> None:
     """Make an option's edits and remember what it leaves alone."""
     for edit in option.edits:
         view.trace.add(edit, view)

@@ -103,7 +103,7 @@ class Session:
     them in order, as onnxruntime itself reports them. ``note`` says why ``auto`` chose as it did.
     """
 
-    def __init__(self, inner: Any, source: bytes | Path, settings: _Settings, note: str) -> None:  # noqa: ANN401
+    def __init__(self, inner: Any, source: bytes | Path, settings: _Settings, note: str) -> None:
         self._inner, self._source, self._settings = inner, source, settings
         self.note = note
         self.providers = tuple(short_name(name) for name in inner.get_providers())
@@ -299,7 +299,7 @@ def diagnose() -> list[Finding]:
 # ------------------------------------------------------------------ loading
 
 
-def _import() -> Any:  # noqa: ANN401  (ships no types)
+def _import() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415
     except (ImportError, OSError) as error:
@@ -335,7 +335,7 @@ def _source(model: Model, external_data_dir: Path | None) -> bytes | Path:
         ) from error
 
 
-def _session_options(ort: Any, settings: _Settings, profile_to: Path | None) -> Any:  # noqa: ANN401
+def _session_options(ort: Any, settings: _Settings, profile_to: Path | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters comes as an exception
     options.use_deterministic_compute = settings.deterministic
@@ -411,7 +411,7 @@ def _to_bits(value: Array) -> Array:
     return ((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def _from_bits(value: Any) -> Array:  # noqa: ANN401  (an OrtValue)
+def _from_bits(value: Any) -> Array:
     shape = tuple(value.shape())
     raw = ctypes.string_at(value.data_ptr(), 2 * int(np.prod(shape, dtype=int)))
     wide = np.frombuffer(raw, np.uint16).astype(np.uint32) << 16
@@ -422,7 +422,7 @@ def _from_bits(value: Any) -> Array:  # noqa: ANN401  (an OrtValue)
 
 
 @contextlib.contextmanager
-def _quiet(ort: Any) -> Iterator[io.StringIO]:  # noqa: ANN401
+def _quiet(ort: Any) -> Iterator[io.StringIO]:
     """Keep onnxruntime's prints, warnings and default log away; give what it printed."""
     said = io.StringIO()
     ort.set_default_logger_severity(4)
@@ -434,7 +434,7 @@ def _quiet(ort: Any) -> Iterator[io.StringIO]:  # noqa: ANN401
         ort.set_default_logger_severity(2)  # its documented default; there is no way to ask
 
 
-def _choose(ort: Any, provider: str) -> tuple[str, str]:  # noqa: ANN401
+def _choose(ort: Any, provider: str) -> tuple[str, str]:
     """Choose the provider: its short name, and for ``auto`` why."""
     if provider not in PROVIDERS:
         raise UsageError(
@@ -501,7 +501,7 @@ def _probe(name: str) -> str:
     return ""
 
 
-def _preload(ort: Any) -> None:  # noqa: ANN401
+def _preload(ort: Any) -> None:
     """Load the CUDA libraries of pip packages, which no library path leads to."""
     preload = getattr(ort, "preload_dlls", None)  # since onnxruntime 1.21
     if preload is not None:
@@ -546,7 +546,7 @@ def _cuda_findings() -> tuple[Finding, ...]:
     )
 
 
-def _cuda_report(ort: Any) -> list[Finding]:  # noqa: ANN401
+def _cuda_report(ort: Any) -> list[Finding]:
     """List driver and libraries one by one; what does not keep CUDA from running is a note."""
     broken = bool(_cuda_findings())
     level: Level = "warning" if broken else "note"
@@ -581,12 +581,12 @@ def _package_findings() -> list[Finding]:
     ]
 
 
-def _cuda_build(ort: Any) -> str:  # noqa: ANN401
+def _cuda_build(ort: Any) -> str:
     """Return the CUDA version that this onnxruntime was built for, such as "13.0", or ""."""
     return str(getattr(ort, "cuda_version", "") or "")
 
 
-def _driver_findings(ort: Any) -> list[Finding]:  # noqa: ANN401
+def _driver_findings(ort: Any) -> list[Finding]:
     """Ask NVIDIA's driver whether it is there, for which CUDA, and for its devices."""
     subject = "NVIDIA driver"
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -621,7 +621,7 @@ def _driver_findings(ort: Any) -> list[Finding]:  # noqa: ANN401
     return [Finding("ok", subject, f"for CUDA {has}, {count.value} GPU(s)")]
 
 
-def _library_findings(ort: Any) -> list[Finding]:  # noqa: ANN401
+def _library_findings(ort: Any) -> list[Finding]:
     """Try to load each CUDA library that the provider needs."""
     major = _cuda_build(ort).split(".")[0] or "12"
     with _quiet(ort):

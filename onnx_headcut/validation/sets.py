@@ -204,7 +204,7 @@ class Sets:
         got: Values,
         *,
         only: int | None = None,
-        floor: Any = None,  # noqa: ANN401  (a function of a group and its rows)
+        floor: Any = None,
     ) -> int:
         """Compare all groups; the number of detections of the reference that stand out."""
         self.ledger.runs += 1
@@ -225,7 +225,7 @@ class Sets:
                 total += self._match(where, index, (expected, found), limit, reference, only)
         return total
 
-    def _match(  # noqa: PLR0913, PLR0917  (one comparison's whole setting)
+    def _match(
         self,
         run: str,
         index: int,

@@ -91,7 +91,7 @@ class Ledger:
                 f" ({run}), such as {found.text}"
             )
 
-    def add_rows(  # noqa: PLR0913, PLR0917  (one comparison's findings)
+    def add_rows(
         self, run: str, name: str, found: Match, width: int, moved: int = 0, what: str = ""
     ) -> None:
         """Add what a comparison of sets of rows found."""
@@ -271,7 +271,7 @@ class Layout:
                     if column != NONE:
                         self.ledger.add_class(column, values=each)
 
-    def _compare_one(  # noqa: PLR0913, PLR0917  (two arrays and where they are from)
+    def _compare_one(
         self, run: str, name: str, kind: str, dense: _Dense | None, expected: Array, got: Array
     ) -> bool:
         if dense is not None:

@@ -214,7 +214,7 @@ def _drift_line(drift: Drift) -> str:
     return text
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  (any tree of plain data)
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

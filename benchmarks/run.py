@@ -1,0 +1,234 @@
+"""Measure, and write RESULTS.md: ``python benchmarks/run.py [--only files,peers,...]``.
+
+* files: `cut --no-validate` of a 143 MB SSD300 against bare `onnx.load` + `onnx.save`, whole
+  processes in random turns; the same of a 2 GB model with external data, made on the fly.
+* peers: what a user would run instead (onnxslim, onnxsim, onnx-graphsurgeon), each a round trip of
+  the same file, where it is installed: `pip install onnxslim onnxsim onnx-graphsurgeon` in an
+  environment of its own, and name its interpreter with --peers PYTHON.
+* help: `onnx-headcut --help`.
+* latency: original : cut : natively exported with the kept classes, and original + Gather, one
+  thread each in one process, in random turns; the best of many counts.
+
+Times in seconds of wall clock, the least of all turns (noise only adds), and memory as the peak
+resident set in MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from latency import latencies
+from onnx import TensorProto
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "models" / "exported"))
+import skeleton  # noqa: E402
+
+SSD = "tv_ssd300_softmax_any_ts17"
+LOAD_SAVE = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+PEERS = {
+    "onnxslim": "import sys, onnxslim; onnxslim.slim(sys.argv[1], sys.argv[2])",
+    "onnxsim": "import sys, onnx, onnxsim; "
+    "onnx.save(onnxsim.simplify(onnx.load(sys.argv[1]))[0], sys.argv[2])",
+    "onnx-graphsurgeon": "import sys, onnx, onnx_graphsurgeon as gs; "
+    "onnx.save(gs.export_onnx(gs.import_onnx(onnx.load(sys.argv[1]))), sys.argv[2])",
+}
+Row = tuple[str, ...]
+
+
+def cutter(*extra: str) -> list[str]:
+    """Give the command line of a cut to a few classes; the files are appended."""
+    return [sys.executable, "-m", "onnx_headcut", "cut", "--keep", "1,3-5", "--no-validate",
+            "--force", *extra]  # fmt: skip
+
+
+def measure(command: Sequence[str]) -> tuple[float, float]:
+    """Run a process to its end; returns seconds and MB. Raises where it fails."""
+    code = (
+        "import os, resource, subprocess, sys, time\n"
+        "start = time.perf_counter()\n"
+        "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode\n"
+        "took = time.perf_counter() - start\n"
+        "print(took, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3 * 1.024)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-500:])
+    took, peak = done.stdout.split()[-2:]
+    return float(took), float(peak)
+
+
+def in_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, tuple[float, float]]:
+    """Run all in random order, ``turns`` times; gives the least time and the least peak of each."""
+    order = [name for name in commands for _ in range(turns)]
+    random.Random(0).shuffle(order)  # noqa: S311
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for name in order:
+        try:
+            found[name].append(measure(commands[name]))
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+    return {
+        name: (min(t for t, _ in runs), min(m for _, m in runs))
+        for name, runs in found.items() if runs
+    }  # fmt: skip
+
+
+def files(folder: Path, turns: int) -> list[Row]:
+    """Compare a cut with load + save, in one file and with data beside it."""
+    path, out = folder / "ssd.onnx", str(folder / "out.onnx")
+    onnx.save(skeleton.load_pair(SSD)[0], path)
+    size = path.stat().st_size / 1e6
+    found = in_turns(
+        {
+            "onnx.load + onnx.save": [sys.executable, "-c", LOAD_SAVE, str(path), out],
+            "onnx-headcut cut --no-validate": [*cutter("--output", out), str(path)],
+        },
+        turns,
+    )
+    rows = _relative(f"SSD300, {size:.0f} MB", found)
+    big = make_big(folder / "big")
+    beside, data = str(folder / "big" / "out.onnx"), (folder / "big" / "w").stat().st_size / 1e9
+    (folder / "copy").mkdir()
+    found = in_turns(
+        {
+            "onnx.load + onnx.save": [sys.executable, "-c", _BIG_LOAD_SAVE, str(big),
+                                      str(folder / "copy" / "saved.onnx")],
+            "cut, same folder": [*cutter("--output", beside), str(big)],
+            "cut, another folder": [*cutter("--output", str(folder / "copy" / "out.onnx")),
+                                    str(big)],
+        },
+        max(turns // 3, 1),
+    )  # fmt: skip
+    return rows + _relative(f"SSD300 with {data:.1f} GB beside it", found)
+
+
+_BIG_LOAD_SAVE = (
+    "import os, sys, onnx; "
+    "os.path.exists(sys.argv[2] + '.w') and os.remove(sys.argv[2] + '.w'); "
+    "onnx.save(onnx.load(sys.argv[1]), sys.argv[2], save_as_external_data=True, "
+    "location=os.path.basename(sys.argv[2]) + '.w')"
+)
+
+
+def make_big(folder: Path) -> Path:
+    """Save the SSD with its weights beside it, and a layer of 1.9 GB."""
+    folder.mkdir()
+    model = skeleton.load_pair(SSD)[0]
+    path = folder / "big.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w")
+    model = onnx.load(path, load_external_data=False)
+    rows = 1_900_000_000 // 4000
+    data = folder / "w"
+    start = data.stat().st_size
+    with data.open("ab") as file:
+        block = np.random.default_rng(0).normal(size=(1000, 1000)).astype(np.float32).tobytes()
+        for _ in range(rows // 1000):
+            file.write(block)
+    table = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=[rows // 1000 * 1000, 1000])
+    table.data_location = TensorProto.EXTERNAL
+    place = {"location": "w", "offset": start, "length": data.stat().st_size - start}
+    for key, value in place.items():
+        table.external_data.add(key=key, value=str(value))
+    row = onnx.numpy_helper.from_array(np.array(7), "row")
+    model.graph.initializer.extend([table, row])
+    model.graph.node.append(onnx.helper.make_node("Gather", ["table", "row"], ["seventh"]))
+    made = onnx.helper.make_tensor_value_info("seventh", TensorProto.FLOAT, [1000])
+    model.graph.output.append(made)
+    onnx.save(model, path)
+    return path
+
+
+def _relative(what: str, found: Mapping[str, tuple[float, float]]) -> list[Row]:
+    time0, peak0 = next(iter(found.values()))
+    return [
+        (what if k == 0 else "", name, f"{t:.2f}", f"{t / time0:.2f}", f"{m:.0f}", f"{m / peak0:.2f}")
+        for k, (name, (t, m)) in enumerate(found.items())
+    ]
+
+
+def peers(folder: Path, python: str, turns: int) -> list[Row]:
+    """Compare with round trips of tools that a user would pick."""
+    path, out = folder / "peers.onnx", str(folder / "peers-out.onnx")
+    onnx.save(skeleton.load_pair(SSD)[0], path)
+    commands = {"onnx.load + onnx.save": [sys.executable, "-c", LOAD_SAVE, str(path), out],
+                "onnx-headcut cut --no-validate": [*cutter("--output", out), str(path)]}  # fmt: skip
+    commands |= {name: [python, "-c", code, str(path), out] for name, code in PEERS.items()}
+    return _relative("SSD300", in_turns(commands, turns))
+
+
+def show_help(turns: int) -> list[Row]:
+    """Time the command line's help, and the interpreter alone."""
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "onnx-headcut --help": [sys.executable, "-m", "onnx_headcut", "--help"],
+    }
+    return _relative("", in_turns(commands, turns * 3))
+
+
+def table(title: str, head: Row, rows: Sequence[Row]) -> str:
+    """Write rows as Markdown."""
+    lines = [f"## {title}", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), "", ""])
+
+
+def machine() -> str:
+    """Say on what this runs."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        name = models[0].split(":")[1].strip() if models else name
+    versions = f"Python {platform.python_version()}, onnx {onnx.__version__}"
+    return f"{name}, {os.cpu_count()} cores, {platform.system()}, {versions}"
+
+
+def main() -> None:
+    """Run what is asked for; parts that are left out keep their last results."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--only", default="files,peers,help,latency")
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
+    options = parser.parse_args()
+    head = ("what", "by", "seconds", "relative", "peak MB", "relative")
+    parts: dict[str, Any] = {
+        "files": lambda to: table("Files", head, files(to, options.turns)),
+        "peers": lambda to: table("Peers", head, peers(to, options.peers, max(options.turns // 3, 1))),
+        "help": lambda _: table("--help", head, show_help(options.turns)),
+        "latency": lambda _: table(
+            "Latency, one thread on the CPU (ms; a ratio is to the original)",
+            ("pair", "original", "cut", "native", "original + Gather", "cut : original",
+             "cut : native"), latencies(options.turns * 5)),
+    }  # fmt: skip
+    results = HERE / "parts"
+    results.mkdir(exist_ok=True)
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+            text = parts[name](Path(folder))
+        day = dt.datetime.now(dt.UTC).date()
+        (results / f"{name}.md").write_text(f"{text}{day}; {machine()}\n\n")
+        print(text)
+    done = [p for name in parts if (p := results / f"{name}.md").exists()]
+    intro = "# Results\n\nMade by `python benchmarks/run.py`; its docstring says what is measured.\n\n"
+    (HERE / "RESULTS.md").write_text(intro + "".join(p.read_text() for p in done))
+
+
+if __name__ == "__main__":
+    main()

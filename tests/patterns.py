@@ -1,0 +1,1161 @@
+"""One tiny detector in ONNX text for each pattern that exporters put behind the head.
+
+A `Pattern` says what its author knows and the cutter has to find out: which class each channel of
+the head belongs to, and how to read its outputs. From that alone comes the oracle: in the original
+graph the dropped classes' channels get no weights and a bias of ``NEVER``, so that their scores
+are as good as zero; what that graph finds, with ids translated, is what the cut has to find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from conftest import from_text
+from onnx import numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NEVER = -1e4
+ZERO = 1e-6
+"""Rows with no higher score are padding, or were masked."""
+
+CELLS = 16
+CLASSES = 6
+"""Columns of the class axis, with the background where there is one."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A layer that makes scores: its weight and bias, and the class of each channel (or -1)."""
+
+    weight: str
+    bias: str
+    ids: tuple[int, ...]
+    axis: int = 0
+    """The weight's axis of channels."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A tiny detector and what is known of it."""
+
+    text: str
+    heads: tuple[Head, ...]
+    kind: str = "rows"
+    """``rows``: detections, compared as sets; ``dense``: scores, compared as they are."""
+    read: Callable[[list[Array]], Array] = field(default=lambda outputs: table(outputs))
+    """Of ``rows``: a table with the id first, the score second, then all else."""
+    classes: int = CLASSES
+    background: int | None = 0
+    offset: int = 0
+    """An emitted id is the class's column plus this."""
+    dense: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Of ``dense``: for each output its class axis and the class of each position (or -1)."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    some: int = 1
+    """Classes that must be found on the pictures, at least."""
+    seed: int = 0
+    batch: int = 1
+
+    @property
+    def foreground(self) -> list[int]:
+        """Columns that can be kept."""
+        return [c for c in range(self.classes) if c != self.background]
+
+    def model(self) -> onnx.ModelProto:
+        """The detector, with weights from its seed."""
+        model = from_text(self.text, self.seed)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def order(self, keep: Sequence[int]) -> list[int]:
+        """Columns of the cut's class axis: the kept ones, and the background at its end."""
+        if self.background is None:
+            return list(keep)
+        return [self.background, *keep] if self.background == 0 else [*keep, self.background]
+
+    def masked(self, keep: Sequence[int]) -> onnx.ModelProto:
+        """The original with channels of dropped classes that can never win."""
+        model = self.model()
+        tensors = {t.name: t for t in model.graph.initializer}
+        for head in self.heads:
+            drop = [i for i, c in enumerate(head.ids) if c >= 0 and c not in self.order(keep)]
+            for name, axis, value in ((head.weight, head.axis, 0), (head.bias, -1, NEVER)):
+                array = np.moveaxis(numpy_helper.to_array(tensors[name]).copy(), axis, 0)
+                array[drop] = value
+                array = np.ascontiguousarray(np.moveaxis(array, 0, axis))
+                tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+        return model
+
+    def expected(self, keep: Sequence[int], feeds: dict[str, Array]) -> list[Array]:
+        """What a cut has to give, computed from the original."""
+        outputs = run(self.masked(keep), feeds)
+        if self.kind == "rows":
+            return [self.renumbered(self.found(outputs), keep)]
+        return [o.take(self.places(ids, keep), axis) if ids else o
+                for o, (axis, ids) in zip(outputs, self.dense, strict=True)]  # fmt: skip
+
+    def places(self, ids: Sequence[int], keep: Sequence[int]) -> list[int]:
+        """Positions that stay on an axis: kept classes where the first class was, in new order."""
+        first = next(i for i, c in enumerate(ids) if c >= 0)
+        chosen = [ids.index(c) for c in self.order(keep) if c in ids]
+        plain = [i for i, c in enumerate(ids) if c < 0]
+        return [i for i in plain if i < first] + chosen + [i for i in plain if i > first]
+
+    def found(self, outputs: list[Array]) -> Array:
+        """Detections that are no padding."""
+        rows = self.read(outputs)
+        return rows[rows[:, 1] > ZERO]
+
+    def renumbered(self, rows: Array, keep: Sequence[int]) -> Array:
+        """Rows with the ids that the cut must give them."""
+        order = self.order(keep)
+        rows = rows.copy()
+        rows[:, 0] = [order.index(round(i) - self.offset) + self.offset for i in rows[:, 0]]
+        return rows
+
+    def given(self, outputs: list[Array]) -> list[Array]:
+        """A cut's outputs in the form of `expected`."""
+        return [self.found(outputs)] if self.kind == "rows" else outputs
+
+
+def pictures(count: int = 3, batch: int = 1) -> Iterator[dict[str, Array]]:
+    """Inputs."""
+    rng = np.random.default_rng(7)
+    for _ in range(count):
+        yield {"x": rng.normal(size=(batch, 8, 4, 4)).astype(np.float32)}
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    """All outputs."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    outputs: list[Array] = session.run(None, feeds)
+    return outputs
+
+
+def table(outputs: list[Array]) -> Array:
+    """Rows from outputs labels, scores, and others, each with one entry a detection."""
+    parts = [o.reshape(-1) if o.ndim < 3 and o.shape[-1] != 4 else o for o in outputs]
+    count = len(parts[0])
+    return np.concatenate([p.reshape(count, -1).astype(np.float64) for p in parts], axis=1)
+
+
+# ------------------------------------------------------------------------------- building blocks
+
+OUTPUTS = "int64[K] labels, float[K] scores, float[K,4] boxes"
+
+
+def graph(outputs: str, weights: str, body: str, *, opset: int = 17, batch: int | str = 1) -> str:
+    """A model's text."""
+    return (
+        f'<ir_version: 8, opset_import: ["": {opset}]>\n'
+        f"tiny (float[{batch},8,4,4] x) => ({outputs})\n<{weights}>\n{{{body}}}\n"
+    )
+
+
+def front(classes: int = CLASSES, anchors: int = 1) -> tuple[str, str, tuple[Head, ...]]:
+    """Weights and nodes that give ``logits`` [1, n, C] and ``rects`` [1, n, 4], and the head."""
+    c, a = classes, anchors
+    weights = (
+        f"float[{a * c},8,1,1] cls_w, float[{a * c}] cls_b, float[{a * 4},8,1,1] box_w, "
+        f"float[{a * 4}] box_b, int64[3] to_cls = {{1,-1,{c}}}, int64[3] to_box = {{1,-1,4}}"
+    )
+    body = """
+      cls_map = Conv (x, cls_w, cls_b)
+      cls_last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
+      logits = Reshape (cls_last, to_cls)
+      box_map = Conv (x, box_w, box_b)
+      box_last = Transpose <perm = [0, 2, 3, 1]> (box_map)
+      rects = Reshape (box_last, to_box)"""
+    return weights, body, (Head("cls_w", "cls_b", tuple(range(c)) * a),)
+
+
+FLAT = """
+      probs = Softmax <axis = 2> (logits)
+      first_axis = Constant <value = int64[1] {0}> ()
+      table = Squeeze (probs, first_axis)
+      rect = Squeeze (rects, first_axis)"""
+"""``table`` [n, C] of scores and ``rect`` [n, 4], background first."""
+
+PATTERNS: dict[str, Callable[[], Pattern]] = {}
+"""By name: what the table in docs/support.md lists; the docstring says what it is."""
+
+
+def pattern(make: Callable[[], Pattern]) -> Callable[[], Pattern]:
+    """Enter it in the table."""
+    PATTERNS[make.__name__] = make
+    return make
+
+
+# ------------------------------------------------------------------- one branch a class, unrolled
+
+
+def branches(entry: str, label: str, *, tables: str = "", fill: str = "int64") -> Pattern:
+    """Branches as torchvision writes them; ``entry`` picks a class, ``label`` fills its labels."""
+    weights, body, heads = front()
+    body += FLAT + "\n      threshold = Constant <value = float {0.1}> ()"
+    for k in range(1, CLASSES):
+        body += entry.replace("@", str(k))
+        body += """
+      m_@ = Greater (s_@, threshold)
+      nz_@ = NonZero (m_@)
+      at_@ = Transpose <perm = [1, 0]> (nz_@)
+      v_@ = GatherND (s_@, at_@)
+      b_@ = GatherND (rect, at_@)
+      n_@ = Shape (v_@)
+      five_@ = Constant <value = int64[1] {5}> ()
+      least_@ = Min (n_@, five_@)
+      tv_@, ti_@ = TopK (v_@, least_@)
+      tb_@ = Gather (b_@, ti_@)
+      size_@ = Shape (tv_@)""".replace("@", str(k))
+        body += label.replace("@", str(k))
+    for name, part in (("labels", "l"), ("scores", "tv"), ("boxes", "tb")):
+        parts = ", ".join(f"{part}_{k}" for k in range(1, CLASSES))
+        body += f"\n      {name} = Concat <axis = 0> ({parts})"
+    outputs = OUTPUTS.replace("int64[K] labels", f"{fill}[K] labels")
+    return Pattern(graph(outputs, weights + tables, body), heads, some=3)
+
+
+GATHER = """
+      i_@ = Constant <value = int64 {@}> ()
+      s_@ = Gather <axis = 1> (table, i_@)"""
+SLICE = """
+      from_@ = Constant <value = int64[1] {@}> ()
+      one_@ = Constant <value = int64[1] {1}> ()
+      to_@ = Add (from_@, one_@)
+      wide_@ = Slice (table, from_@, to_@, one_@)
+      s_@ = Squeeze (wide_@, one_@)"""
+SHAPED = """
+      l_@ = ConstantOfShape <value = int64[1] {@}> (size_@)"""
+
+
+@pattern
+def branches_with_constant_of_shape() -> Pattern:
+    """Gather per class; labels from ConstantOfShape values"""
+    return branches(GATHER, SHAPED)
+
+
+@pattern
+def branches_by_slice() -> Pattern:
+    """Slice per class"""
+    return branches(SLICE, SHAPED)
+
+
+@pattern
+def branches_with_expand() -> Pattern:
+    """Labels from Expand of a constant"""
+    return branches(
+        GATHER,
+        """
+      k_@ = Constant <value = int64 {@}> ()
+      l_@ = Expand (k_@, size_@)""",
+    )
+
+
+@pattern
+def branches_with_added_number() -> Pattern:
+    """Labels from zeros and an added `k.0`"""
+    return branches(
+        GATHER,
+        """
+      k_@ = Constant <value = float {@.0}> ()
+      zeros_@ = ConstantOfShape (size_@)
+      l_@ = Add (zeros_@, k_@)""",
+        fill="float",
+    )
+
+
+@pattern
+def branches_with_index_table() -> Pattern:
+    """A table that is at once column index and emitted id"""
+    found = branches(
+        """
+      place_@ = Constant <value = int64 {#}> ()
+      c_@ = Gather <axis = 0> (numbers, place_@)
+      s_@ = Gather <axis = 1> (table, c_@)""",
+        """
+      l_@ = Expand (c_@, size_@)""",
+        tables=", int64[5] numbers = {1,2,3,4,5}",
+    )
+    text = found.text
+    for k in range(1, CLASSES):
+        text = text.replace(
+            f"place_{k} = Constant <value = int64 {{#}}>",
+            f"place_{k} = Constant <value = int64 {{{k - 1}}}>",
+        )
+    return Pattern(text, found.heads, some=3)
+
+
+@pattern
+def branches_with_folded_labels() -> Pattern:
+    """One folded constant of slots x class ids"""
+    weights, body, heads = front()
+    slots = [k for k in range(1, CLASSES) for _ in range(3)]
+    weights += f", int64[{len(slots)}] folded = {{{','.join(map(str, slots))}}}"
+    weights += ", int64[1] three = {3}, int64[1] eight = {8}"
+    body += FLAT
+    for k in range(1, CLASSES):
+        body += (GATHER + """
+      tv_@, ti_@ = TopK (s_@, three)
+      tb_@ = Gather (rect, ti_@)""").replace("@", str(k))  # fmt: skip
+    body += f"""
+      all_scores = Concat <axis = 0> ({", ".join(f"tv_{k}" for k in range(1, CLASSES))})
+      all_boxes = Concat <axis = 0> ({", ".join(f"tb_{k}" for k in range(1, CLASSES))})
+      scores, best = TopK (all_scores, eight)
+      labels = Gather (folded, best)
+      boxes = Gather (all_boxes, best)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=2)
+
+
+@pattern
+def branches_of_row_tables() -> Pattern:
+    """A table of rows [label, score, box] for each class"""
+    weights, body, heads = front()
+    weights += ", int64[1] last = {1}, int64[1] three = {3}"
+    body += FLAT
+    for k in range(1, CLASSES):
+        body += (GATHER + """
+      tv_@, ti_@ = TopK (s_@, three)
+      tb_@ = Gather (rect, ti_@)
+      score_@ = Unsqueeze (tv_@, last)
+      size_@ = Shape (score_@)
+      id_@ = ConstantOfShape <value = float[1] {@.0}> (size_@)
+      rows_@ = Concat <axis = 1> (id_@, score_@, tb_@)""").replace("@", str(k))  # fmt: skip
+    body += f"""
+      rows = Concat <axis = 0> ({", ".join(f"rows_{k}" for k in range(1, CLASSES))})"""
+    return Pattern(graph("float[K,6] rows", weights, body), heads, read=lambda o: o[0], some=5)
+
+
+# ------------------------------------------------------------------------------ NonMaxSuppression
+
+CORNERS = """
+      class_first = Transpose <perm = [0, 2, 1]> (probs)"""
+LIMITS = (
+    ", int64 most = {3}, float iou = {0.3}, float least = {0.05}, int64[1] c0 = {0}, "
+    "int64[1] c1 = {1}, int64[1] c2 = {2}, int64[1] c3 = {3}, int64 col = {1}, int64 row = {2}, "
+    "int64 one = {1}"
+)
+PLAIN = """
+      probs = Softmax <axis = 2> (logits)
+      object_probs = Slice (probs, c1, beyond, c2)
+      class_first = Transpose <perm = [0, 2, 1]> (object_probs)
+      found = NonMaxSuppression (rects, class_first, most, iou, least)"""
+
+
+def after_nms(body: str, outputs: str = OUTPUTS, more: str = "", **known: Any) -> Pattern:  # noqa: ANN401
+    """Background cut off the front, NonMaxSuppression by class, then ``body`` on ``found``."""
+    weights, start, heads = front()
+    weights += LIMITS + ", int64[1] beyond = {9223372036854775807}" + more
+    known = {"some": 4, **known}
+    return Pattern(graph(outputs, weights, start + PLAIN + body), heads, **known)
+
+
+READ = """
+      scores = GatherND (class_first, found)
+      box_at = Gather <axis = 1> (found, row)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)"""
+
+
+@pattern
+def nms_columns_gathered() -> Pattern:
+    """Index triples read by Gather, ids offset by +1"""
+    return after_nms("""
+      class_at = Gather <axis = 1> (found, col)
+      labels = Add (class_at, one)
+      triple = Concat <axis = 1> (found)
+      part_b, part_c, part_r = Split <axis = 1> (triple)
+      read = Concat <axis = 1> (part_b, part_c, part_r)
+      scores = GatherND (class_first, read)
+      box_at = Squeeze (part_r, c1)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)""")
+
+
+@pattern
+def nms_columns_sliced_and_cast() -> Pattern:
+    """Index triples sliced, cast to float, offset, into one table of rows"""
+    return after_nms(
+        """
+      class_col = Slice (found, c1, c2, c1)
+      wide = Cast <to = 1> (class_col)
+      one_float = Constant <value = float {1.0}> ()
+      ids = Add (wide, one_float)"""
+        + READ
+        + """
+      score_col = Unsqueeze (scores, c1)
+      rows = Concat <axis = 1> (ids, score_col, boxes)""",
+        "float[K,6] rows",
+        read=lambda o: o[0],
+    )
+
+
+@pattern
+def nms_scattered() -> Pattern:
+    """Detections scattered into a padded table"""
+    return after_nms(
+        """
+      class_at = Gather <axis = 1> (found, col)
+      ids = Add (class_at, one)"""
+        + READ.replace("scores =", "raw_scores =").replace("boxes =", "raw_boxes =")
+        + """
+      size = Shape (ids)
+      count = Squeeze (size)
+      zero = Constant <value = int64 {0}> ()
+      order = Range (zero, count, one)
+      place = Unsqueeze (order, c1)
+      no_ids = ConstantOfShape <value = int64[1] {0}> (slots)
+      no_scores = ConstantOfShape (slots)
+      no_boxes = ConstantOfShape (box_slots)
+      labels = ScatterND (no_ids, place, ids)
+      scores = ScatterND (no_scores, place, raw_scores)
+      boxes = ScatterND (no_boxes, place, raw_boxes)""",
+        "int64[40] labels, float[40] scores, float[40,4] boxes",
+        ", int64[1] slots = {40}, int64[2] box_slots = {40, 4}",
+    )
+
+
+@pattern
+def nms_with_total_cap() -> Pattern:
+    """A cap over all classes behind NonMaxSuppression"""
+    return after_nms(
+        """
+      all_scores = GatherND (class_first, found)
+      size = Shape (all_scores)
+      limit = Min (size, cap)
+      scores, best = TopK (all_scores, limit)
+      chosen = Gather <axis = 0> (found, best)
+      class_at = Gather <axis = 1> (chosen, col)
+      labels = Add (class_at, one)
+      box_at = Gather <axis = 1> (chosen, row)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)""",
+        more=", int64[1] cap = {6}",
+        some=2,
+    )
+
+
+@pattern
+def nms_batched_trick() -> Pattern:
+    """Boxes moved apart by label x extent for one NonMaxSuppression"""
+    weights, body, heads = front()
+    body += FLAT + """
+      objects = Slice (table, c1, beyond, c1)
+      hot = Greater (objects, least)
+      spots = NonZero (hot)
+      box_at = Gather <axis = 0> (spots, zero)
+      class_at = Gather <axis = 0> (spots, one)
+      pairs = Transpose <perm = [1, 0]> (spots)
+      values = GatherND (objects, pairs)
+      ids = Add (class_at, one)
+      own = Gather <axis = 0> (rect, box_at)
+      widest = ReduceMax <keepdims = 0> (own)
+      step = Add (widest, ten)
+      ids_float = Cast <to = 1> (ids)
+      shift = Mul (ids_float, step)
+      shift_col = Unsqueeze (shift, c1)
+      moved = Add (own, shift_col)
+      moved_all = Unsqueeze (moved, c0)
+      two_axes = Constant <value = int64[2] {0, 1}> ()
+      value_all = Unsqueeze (values, two_axes)
+      found = NonMaxSuppression (moved_all, value_all, most, iou)
+      kept = Gather <axis = 1> (found, row)
+      labels = Gather <axis = 0> (ids, kept)
+      scores = Gather <axis = 0> (values, kept)
+      boxes = Gather <axis = 0> (own, kept)"""
+    weights += LIMITS.replace("most = {3}", "most = {40}") + (
+        ", int64[1] beyond = {9223372036854775807}, int64 zero = {0}, float ten = {10}"
+    )
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=4)
+
+
+@pattern
+def nms_class_agnostic() -> Pattern:
+    """One NonMaxSuppression for all classes, over each box's best score"""
+    weights, body, heads = front()
+    body += """
+      probs = Softmax <axis = 2> (logits)
+      objects = Slice (probs, c1, beyond, c2)
+      best = ReduceMax <axes = [2], keepdims = 0> (objects)
+      which = ArgMax <axis = 2, keepdims = 0> (objects)
+      best_row = Unsqueeze (best, c1)
+      found = NonMaxSuppression (rects, best_row, most, iou, least)
+      box_at = Gather <axis = 1> (found, row)
+      flat_best = Squeeze (best, c0)
+      flat_which = Squeeze (which, c0)
+      flat = Squeeze (rects, c0)
+      class_at = Gather <axis = 0> (flat_which, box_at)
+      labels = Add (class_at, one)
+      scores = Gather <axis = 0> (flat_best, box_at)
+      boxes = Gather <axis = 0> (flat, box_at)"""
+    weights += LIMITS.replace("most = {3}", "most = {40}")
+    weights += ", int64[1] beyond = {9223372036854775807}"
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=3)
+
+
+@pattern
+def argmax_over_classes() -> Pattern:
+    """ArgMax over all columns, the background's boxes left out"""
+    weights, body, heads = front()
+    body += FLAT + """
+      best = ReduceMax <axes = [1], keepdims = 0> (table)
+      which = ArgMax <axis = 1, keepdims = 0> (table)
+      none = Constant <value = int64 {0}> ()
+      same = Equal (which, none)
+      object = Not (same)
+      spots = NonZero (object)
+      at = Transpose <perm = [1, 0]> (spots)
+      labels = GatherND (which, at)
+      scores = GatherND (best, at)
+      boxes = GatherND (rect, at)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=3)
+
+
+@pattern
+def nms_in_a_loop_over_the_batch() -> Pattern:
+    """A Loop over pictures holds NonMaxSuppression"""
+    weights, body, heads = front()
+    for name, width in (("to_cls", CLASSES), ("to_box", 4)):
+        old, new = f"{name} = {{1,-1,{width}}}", f"{name} = {{-1,{CELLS},{width}}}"
+        assert old in weights
+        weights = weights.replace(old, new)
+    weights += LIMITS + ", int64[1] beyond = {9223372036854775807}, int64[1] slots = {12}"
+    body += """
+      probs = Softmax <axis = 2> (logits)
+      objects = Slice (probs, c1, beyond, c2)
+      class_first = Transpose <perm = [0, 2, 1]> (objects)
+      batch = Shape <start = 0, end = 1> (x)
+      times = Squeeze (batch)
+      true = Constant <value = bool {1}> ()
+      labels, scores, boxes = Loop (times, true) <body = each (int64 i, bool go_in) =>
+          (bool go, int64[12] ids, float[12] values, float[12,4] places) {
+        go = Identity (go_in)
+        at = Unsqueeze (i, c0)
+        own_scores = Gather <axis = 0> (class_first, at)
+        own_rects = Gather <axis = 0> (rects, at)
+        found = NonMaxSuppression (own_rects, own_scores, most, iou, least)
+        all_values = GatherND (own_scores, found)
+        size = Shape (all_values)
+        limit = Min (size, slots)
+        some_values, best = TopK (all_values, limit)
+        chosen = Gather <axis = 0> (found, best)
+        class_at = Gather <axis = 1> (chosen, col)
+        some_ids = Add (class_at, one)
+        box_at = Gather <axis = 1> (chosen, row)
+        flat = Squeeze (own_rects, c0)
+        some_places = Gather <axis = 0> (flat, box_at)
+        rest = Sub (slots, limit)
+        pads = Concat <axis = 0> (c0, rest)
+        box_pads = Concat <axis = 0> (c0, c0, rest, c0)
+        ids = Pad (some_ids, pads)
+        values = Pad (some_values, pads)
+        places = Pad (some_places, box_pads)
+      }>"""
+    outputs = "int64[N,12] labels, float[N,12] scores, float[N,12,4] boxes"
+
+    def read(outputs: list[Array]) -> Array:
+        labels, scores, boxes = outputs
+        image = np.repeat(np.arange(len(labels)), 12)[:, None]
+        columns = [labels.reshape(-1, 1), scores.reshape(-1, 1), boxes.reshape(-1, 4), image]
+        return np.concatenate(columns, axis=1)
+
+    return Pattern(graph(outputs, weights, body, batch="N"), heads, read=read, batch=2, some=3)
+
+
+def loop_over_classes(pick: str) -> Pattern:
+    """A Loop over classes as tf2onnx writes it; ``pick`` reads the scores of one class."""
+    weights, body, heads = front()
+    weights += LIMITS + ", int64[1] three = {3}, float bound = {5.0}, int64 times = {5}"
+    weights += ", int64 start = {0}, int64[2] as_rows = {-1, 6}, int64[2] column = {3, 1}"
+    body += FLAT + """
+      true = Constant <value = bool {1}> ()
+      last, tables = Loop (times, true, start) <body = each (int64 i, bool go_in, int64 n) =>
+          (bool go, int64 next, float[3,6] rows) {
+        next = Add (n, one)
+        next_float = Cast <to = 1> (next)
+        go = Less (next_float, bound)
+        class_at = Add (n, one)""" + pick + """
+        values, best = TopK (own, three)
+        places = Gather <axis = 0> (rect, best)
+        value_col = Unsqueeze (values, c1)
+        class_float = Cast <to = 1> (class_at)
+        ids = Expand (class_float, column)
+        rows = Concat <axis = 1> (ids, value_col, places)
+      }>
+      rows = Reshape (tables, as_rows)"""
+    return Pattern(graph("float[K,6] rows", weights, body), heads, read=lambda o: o[0], some=5)
+
+
+@pattern
+def loop_over_classes_by_slice() -> Pattern:
+    """A Loop over classes: trip count, float bound of Less, Slice by number, scan output"""
+    return loop_over_classes("""
+        from_at = Unsqueeze (class_at, c0)
+        to_at = Add (from_at, c1)
+        wide = Slice (table, from_at, to_at, c1)
+        own = Squeeze (wide, c1)""")
+
+
+@pattern
+def loop_over_classes_by_gather() -> Pattern:
+    """The same, its scores read by Gather"""
+    return loop_over_classes("""
+        own = Gather <axis = 1> (table, class_at)""")
+
+
+# ---------------------------------------------------------------------------------- flattened top-k
+
+TOP = 10
+
+
+def flat_top_k(
+    arithmetic: str, reads: str = "", *, k: int = TOP, more: str = ""
+) -> Pattern:
+    """Sigmoid scores, flattened (box, class); ``arithmetic`` gives ``box_at`` and ``labels``."""
+    c = CLASSES
+    weights, body, heads = front()
+    weights += f", int64[1] k = {{{k}}}, int64[2] as_row = {{1,-1}}, int64 c = {{{c}}}" + more
+    weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}"
+    body += """
+      squashed = Sigmoid (logits)
+      flat = Reshape (squashed, as_row)
+      top, index = TopK (flat, k)""" + arithmetic + """
+      flat_rects = Squeeze (rects, c0)
+      box_row = Squeeze (box_at, c0)""" + (reads or ROWS) + """
+      scores = Squeeze (top, c0)
+      labels = Squeeze (label_row, c0)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+
+
+ROWS = """
+      boxes = Gather <axis = 0> (flat_rects, box_row)"""
+INTEGERS = """
+      box_at = Div (index, c)
+      label_row = Mod (index, c)"""
+
+
+@pattern
+def top_k_div_mod() -> Pattern:
+    """`index // C` and `index % C` on integers"""
+    return flat_top_k(INTEGERS)
+
+
+@pattern
+def top_k_div_mul_sub() -> Pattern:
+    """`index - index // C * C`"""
+    return flat_top_k("""
+      box_at = Div (index, c)
+      whole = Mul (box_at, c)
+      label_row = Sub (index, whole)""")
+
+
+@pattern
+def top_k_in_floats() -> Pattern:
+    """Division in floats, Floor, Cast"""
+    return flat_top_k(
+        """
+      index_float = Cast <to = 1> (index)
+      ratio = Div (index_float, c_float)
+      whole = Floor (ratio)
+      box_at = Cast <to = 7> (whole)
+      back = Mul (whole, c_float)
+      rest = Sub (index_float, back)
+      label_row = Cast <to = 7> (rest)""",
+        more=f", float c_float = {{{CLASSES}.0}}",
+    )
+
+
+@pattern
+def top_k_by_reciprocal() -> Pattern:
+    """Multiplication by a stored reciprocal of the class count"""
+    return flat_top_k(
+        """
+      index_float = Cast <to = 1> (index)
+      moved = Add (index_float, half)
+      ratio = Mul (moved, reciprocal)
+      whole = Floor (ratio)
+      box_at = Cast <to = 7> (whole)
+      label_row = Mod (index, c)""",
+        more=f", float reciprocal = {{{1 / CLASSES:.9f}}}, float half = {{0.5}}",
+    )
+
+
+@pattern
+def top_k_of_more_than_is_left() -> Pattern:
+    """A stored `k` above the number of candidates that are left is clamped"""
+    return flat_top_k(INTEGERS, k=90)
+
+
+@pattern
+def top_k_with_gather_elements() -> Pattern:
+    """Boxes read by GatherElements over indices that were expanded"""
+    return flat_top_k(
+        INTEGERS,
+        """
+      box_col = Unsqueeze (box_row, c1)
+      wide = Expand (box_col, four)
+      boxes = GatherElements <axis = 0> (flat_rects, wide)""",
+        more=", int64[2] four = {1, 4}",
+    )
+
+
+@pattern
+def queries_picked_by_their_best_score() -> Pattern:
+    """ReduceMax over one head's classes picks queries, a second head scores them"""
+    c = CLASSES
+    weights, body, heads = front()
+    weights += (
+        f", float[8,{c}] second_w, float[{c}] second_b, int64[1] k = {{6}}, int64[2] as_row = {{1,-1}}, "
+        f"int64 c = {{{c}}}, int64[1] top = {{8}}, int64[1] c0 = {{0}}, int64[3] cells = {{1,8,16}}"
+    )
+    body += """
+      best = ReduceMax <axes = [2], keepdims = 0> (logits)
+      best_values, picked = TopK (best, k)
+      rows = Squeeze (picked, c0)
+      grid = Reshape (x, cells)
+      places = Transpose <perm = [0, 2, 1]> (grid)
+      memory = Gather <axis = 1> (places, rows)
+      own_rects = Gather <axis = 1> (rects, rows)
+      multiplied = MatMul (memory, second_w)
+      second = Add (second_b, multiplied)
+      squashed = Sigmoid (second)
+      flat = Reshape (squashed, as_row)
+      values, index = TopK (flat, top)
+      at = Div (index, c)
+      label_row = Mod (index, c)
+      at_row = Squeeze (at, c0)
+      flat_rects = Squeeze (own_rects, c0)
+      boxes = Gather <axis = 0> (flat_rects, at_row)
+      scores = Squeeze (values, c0)
+      labels = Squeeze (label_row, c0)"""
+    heads = (*heads, Head("second_w", "second_b", tuple(range(c)), axis=1))
+    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+
+
+# --------------------------------------------------------------------------- background, cut off
+
+
+def dense(output: str, body: str, ids: Sequence[int], **known: Any) -> Pattern:  # noqa: ANN401
+    """Boxes and a tensor [1, n, classes] made from logits by ``body``."""
+    weights, start, heads = front()
+    weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}, int64[1] c2 = {2}, " + output
+    outputs = "float[1,16,4] rects, float[1,16,K] scores"
+    known = {"dense": ((2, ()), (2, tuple(ids))), **known}
+    return Pattern(graph(outputs, weights, start + body), heads, kind="dense", **known)
+
+
+@pattern
+def background_sliced_off_the_front() -> Pattern:
+    """Softmax over all columns, then `[:, 1:]`"""
+    return dense(
+        "int64[1] beyond = {9223372036854775807}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c1, beyond, c2)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def background_sliced_off_the_back() -> Pattern:
+    """Softmax over all columns, then `[:, :-1]`"""
+    return dense(
+        "int64[1] minus = {-1}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c0, minus, c2)""",
+        [0, 1, 2, 3, 4],
+        background=5,
+    )
+
+
+@pattern
+def background_sliced_off_by_its_count() -> Pattern:
+    """The last column cut off by a stored stop that is the class count"""
+    return dense(
+        "int64[1] stop = {5}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c0, stop, c2)""",
+        [0, 1, 2, 3, 4],
+        background=5,
+    )
+
+
+@pattern
+def background_sliced_off_from_a_negative_start() -> Pattern:
+    """`[:, -5:]` of 6 columns"""
+    return dense(
+        "int64[1] start = {-5}, int64[1] beyond = {9223372036854775807}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, start, beyond, c2)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def background_split_off() -> Pattern:
+    """Split into background and objects"""
+    return dense(
+        "int64[2] parts = {1, 5}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      nothing, scores = Split <axis = 2> (probs, parts)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+# ----------------------------------------------------------------- boxes and masks of each class
+
+PER_CLASS = tuple(c for c in range(CLASSES) for _ in range(4))
+
+
+def regions(body: str, outputs: str, more: str = "", **known: Any) -> Pattern:  # noqa: ANN401
+    """Gemm heads over rows [16, 8], as behind RoI pooling: scores and 4 C deltas."""
+    c = CLASSES
+    weights = (
+        f"int64[3] cells = {{1,8,16}}, int64[2] as_rows = {{16,8}}, float[{c},8] cls_w, "
+        f"float[{c}] cls_b, float[{4 * c},8] delta_w, float[{4 * c}] delta_b, int64[1] c0 = {{0}}, "
+        "int64[1] c1 = {1}" + more
+    )
+    start = """
+      grid = Reshape (x, cells)
+      turned = Transpose <perm = [0, 2, 1]> (grid)
+      rois = Reshape (turned, as_rows)
+      logits = Gemm <transB = 1> (rois, cls_w, cls_b)
+      deltas = Gemm <transB = 1> (rois, delta_w, delta_b)
+      probs = Softmax <axis = 1> (logits)"""
+    head = Head("cls_w", "cls_b", tuple(range(c)))
+    return Pattern(graph(outputs, weights, start + body), (head,), **{"some": 3, **known})
+
+
+FOUND = """
+      objects = Slice (probs, c1, beyond, c1)
+      hot = Greater (objects, least)
+      spots = NonZero (hot)
+      pairs = Transpose <perm = [1, 0]> (spots)
+      scores = GatherND (objects, pairs)
+      class_at = Gather <axis = 0> (spots, one)
+      labels = Add (class_at, one)"""
+FOUND_CONSTANTS = (
+    ", float least = {0.1}, int64 one = {1}, int64[1] beyond = {9223372036854775807}"
+)
+
+
+@pattern
+def class_specific_boxes() -> Pattern:
+    """4 C box deltas beside the scores, read for the class that was found"""
+    return regions(
+        """
+      cube = Reshape (deltas, as_cube)
+      object_boxes = Slice (cube, c1, beyond, c1)""" + FOUND + """
+      boxes = GatherND (object_boxes, pairs)""",
+        OUTPUTS,
+        FOUND_CONSTANTS + ", int64[3] as_cube = {16, -1, 4}",
+    )  # fmt: skip
+
+
+@pattern
+def class_specific_boxes_in_strides() -> Pattern:
+    """dx, dy, dw, dh taken from 4 C deltas with a stride of 4, as torchvision decodes them"""
+    parts = "".join(
+        f"""
+      part_{k} = Slice (deltas, from_{k}, beyond, c1, four)
+      tall_{k} = Unsqueeze (part_{k}, c2)"""
+        for k in range(4)
+    )
+    return regions(
+        parts + """
+      cube = Concat <axis = 2> (tall_0, tall_1, tall_2, tall_3)
+      object_boxes = Slice (cube, c1, beyond, c1)""" + FOUND + """
+      boxes = GatherND (object_boxes, pairs)""",
+        OUTPUTS,
+        FOUND_CONSTANTS + ", int64[1] four = {4}, int64[1] c2 = {2}"
+        + "".join(f", int64[1] from_{k} = {{{k}}}" for k in range(4)),
+    )  # fmt: skip
+
+
+@pattern
+def masks_picked_by_label() -> Pattern:
+    """A mask plane of each class, picked by the label that was found"""
+    c = CLASSES
+    weights = f", float[{c},8] mask_w, float[{c}] mask_b, int64 zero = {{0}}, int64[1] minus = {{-1}}"
+    return regions(
+        """
+      cube = Reshape (deltas, as_cube)
+      object_boxes = Slice (cube, c1, beyond, c1)""" + FOUND + """
+      boxes = GatherND (object_boxes, pairs)
+      roi_at = Gather <axis = 0> (spots, zero)
+      own = Gather <axis = 0> (rois, roi_at)
+      planes = Gemm <transB = 1> (own, mask_w, mask_b)
+      size = Shape (labels)
+      count = Squeeze (size)
+      order = Range (zero, count, one)
+      order_col = Unsqueeze (order, c1)
+      label_col = Unsqueeze (labels, c1)
+      at = Concat <axis = 1> (order_col, label_col)
+      plane = GatherND (planes, at)
+      masks = Sigmoid (plane)""",
+        OUTPUTS + ", float[K] masks",
+        FOUND_CONSTANTS + ", int64[3] as_cube = {16, -1, 4}" + weights,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ layouts of channels
+
+
+def layout(
+    weights: str, body: str, head: Head, axis: int, ids: Sequence[int], scores: str, **known: Any  # noqa: ANN401
+) -> Pattern:
+    """Dense boxes and scores from maps of a layout."""
+    outputs = f"float[1,K,4] rects, {scores}"
+    known = {"background": None, "dense": ((2, ()), (axis, tuple(ids))), **known}
+    return Pattern(graph(outputs, weights, body), (head,), kind="dense", **known)
+
+
+BOXES = """
+      box_map = Conv (x, box_w, box_b)
+      box_last = Transpose <perm = [0, 2, 3, 1]> (box_map)
+      rects = Reshape (box_last, to_box)"""
+BOX_WEIGHTS = "float[8,8,1,1] box_w, float[8] box_b, int64[3] to_box = {1,-1,4}"
+
+
+@pattern
+def anchor_major_channels() -> Pattern:
+    """Channels `a * C + k`"""
+    weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,-1,6}}"
+    body = BOXES + """
+      cls_map = Conv (x, cls_w, cls_b)
+      cls_last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
+      rows = Reshape (cls_last, to_cls)
+      scores = Sigmoid (rows)"""
+    head = Head("cls_w", "cls_b", tuple(range(6)) * 2)
+    return layout(weights, body, head, 2, range(6), "float[1,K,C] scores")
+
+
+@pattern
+def class_major_channels() -> Pattern:
+    """Channels `k * A + a`, classes on axis 1"""
+    weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,6,-1}}"
+    body = BOXES + """
+      cls_map = Conv (x, cls_w, cls_b)
+      rows = Reshape (cls_map, to_cls)
+      scores = Softmax <axis = 1> (rows)"""
+    head = Head("cls_w", "cls_b", tuple(k for k in range(6) for _ in range(2)))
+    known = {"background": 0}
+    return layout(weights, body, head, 1, range(6), "float[1,C,K] scores", **known)
+
+
+@pattern
+def interleaved_channels() -> Pattern:
+    """Channels `A * (5 + C)`: box, objectness and classes of each anchor"""
+    weights = (
+        "float[22,8,1,1] cls_w, float[22] cls_b, int64[5] split = {1,2,11,4,4}, "
+        "int64[3] flat = {1,-1,11}, int64[3] parts = {2,2,7}, float two = {2}"
+    )
+    body = """
+      maps = Conv (x, cls_w, cls_b)
+      grid = Reshape (maps, split)
+      last = Transpose <perm = [0, 1, 3, 4, 2]> (grid)
+      squashed = Sigmoid (last)
+      xy, wh, rest = Split <axis = 4> (squashed, parts)
+      wh_two = Mul (wh, two)
+      wh_squared = Pow (wh_two, two)
+      joined = Concat <axis = 4> (xy, wh_squared, rest)
+      scores = Reshape (joined, flat)"""
+    ids = (-1, -1, -1, -1, -1, *range(6))
+    return Pattern(
+        graph("float[1,K,C] scores", weights, body),
+        (Head("cls_w", "cls_b", ids * 2),),
+        kind="dense",
+        background=None,
+        dense=((2, ids),),
+        arguments={"labels": ["ant", "bee", "cat", "dog", "eel", "fox"]},
+    )
+
+
+@pattern
+def mask_coefficients_beside_classes() -> Pattern:
+    """Box, classes and 32 mask coefficients on one axis, `C + 32`"""
+    weights = (
+        "float[4,8,1,1] box_w, float[4] box_b, float[6,8,1,1] cls_w, float[6] cls_b, "
+        "float[32,8,1,1] mask_w, float[32] mask_b, int64[3] flat = {1,-1,16}"
+    )
+    body = """
+      box_map = Conv (x, box_w, box_b)
+      cls_map = Conv (x, cls_w, cls_b)
+      mask_map = Conv (x, mask_w, mask_b)
+      squashed = Sigmoid (cls_map)
+      joined = Concat <axis = 1> (box_map, squashed, mask_map)
+      flat_shape = Constant <value = int64[3] {1, 42, 16}> ()
+      scores = Reshape (joined, flat_shape)"""
+    ids = (*[-1] * 4, *range(6), *[-1] * 32)
+    return Pattern(
+        graph("float[1,C,16] scores", weights.replace(", int64[3] flat = {1,-1,16}", ""), body),
+        (Head("cls_w", "cls_b", tuple(range(6))),),
+        kind="dense",
+        background=None,
+        dense=((1, ids),),
+    )
+
+
+@pattern
+def matmul_with_bias_first() -> Pattern:
+    """MatMul weights with classes last, the bias as the first input of Add"""
+    weights = (
+        "float[8,6] cls_w, float[6] cls_b, float[8,4] box_w, float[4] box_b, int64[3] cells = {1,8,16}"
+    )
+    body = """
+      grid = Reshape (x, cells)
+      rows = Transpose <perm = [0, 2, 1]> (grid)
+      multiplied = MatMul (rows, cls_w)
+      logits = Add (cls_b, multiplied)
+      scores = Sigmoid (logits)
+      box_raw = MatMul (rows, box_w)
+      rects = Add (box_b, box_raw)"""
+    head = Head("cls_w", "cls_b", tuple(range(6)), axis=1)
+    return layout(weights, body, head, 2, range(6), "float[1,K,C] scores")
+
+
+# ------------------------------------------------------------------- one constant for several uses
+
+
+def two_levels(shape: str, weights: str, hidden: str = "", second: str = "cls_w, cls_b") -> Pattern:
+    """Two levels, the second a pooled copy of the first."""
+    body = f"""{hidden}
+      low = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+      cls_0 = Conv (x, cls_w, cls_b)
+      cls_1 = Conv (low, {second})
+      box_0 = Conv (x, box_w, box_b)
+      box_1 = Conv (low, box_w, box_b)
+      cls_last_0 = Transpose <perm = [0, 2, 3, 1]> (cls_0)
+      cls_last_1 = Transpose <perm = [0, 2, 3, 1]> (cls_1)
+      box_last_0 = Transpose <perm = [0, 2, 3, 1]> (box_0)
+      box_last_1 = Transpose <perm = [0, 2, 3, 1]> (box_1)
+      cls_rows_0 = Reshape (cls_last_0, {shape})
+      cls_rows_1 = Reshape (cls_last_1, {shape})
+      box_rows_0 = Reshape (box_last_0, to_box)
+      box_rows_1 = Reshape (box_last_1, to_box)
+      rows = Concat <axis = 1> (cls_rows_0, cls_rows_1)
+      rects = Concat <axis = 1> (box_rows_0, box_rows_1)
+      scores = Softmax <axis = 2> (rows)"""
+    head = Head("cls_w", "cls_b", tuple(range(6)) * 2)
+    known = {"background": 0}
+    return layout(weights, body, head, 2, range(6), "float[1,K,C] scores", **known)
+
+
+@pattern
+def shared_reshape_and_weights() -> Pattern:
+    """One reshape target, one class weight and one bias for both levels"""
+    weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,-1,6}}"
+    return two_levels("to_cls", weights)
+
+
+@pattern
+def hidden_layer_as_wide_as_the_classes() -> Pattern:
+    """A hidden layer of C channels, and boxes of 6 x 4 numbers, that only look like classes"""
+    weights = (
+        "float[24,6,1,1] box_w, float[24] box_b, int64[3] to_box = {1,-1,4}, float[6,8,3,3] hid_w, "
+        "float[6] hid_b, float[36,6,1,1] cls_w, float[36] cls_b, int64[3] to_cls = {1,-1,6}"
+    )
+    body = """
+      hidden = Conv <pads = [1, 1, 1, 1]> (x, hid_w, hid_b)
+      warm = Relu (hidden)
+      cls_map = Conv (warm, cls_w, cls_b)
+      cls_last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
+      rows = Reshape (cls_last, to_cls)
+      scores = Softmax <axis = 2> (rows)
+      box_map = Conv (warm, box_w, box_b)
+      box_last = Transpose <perm = [0, 2, 3, 1]> (box_map)
+      rects = Reshape (box_last, to_box)"""
+    head = Head("cls_w", "cls_b", tuple(range(6)) * 6)
+    known = {"background": 0}
+    return layout(weights, body, head, 2, range(6), "float[1,K,C] scores", **known)
+
+
+@pattern
+def one_constant_as_limit_bound_and_class() -> Pattern:
+    """An initializer `[1]` that is NMS' limit, a slice bound and an axis"""
+    weights, body, heads = front()
+    weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}, int64[1] c2 = {2}, float iou = {0.3}"
+    weights += ", float least = {0.05}, int64[1] beyond = {9223372036854775807}"
+    body += """
+      probs = Softmax <axis = 2> (logits)
+      objects = Slice (probs, c1, beyond, c2)
+      class_first = Transpose <perm = [0, 2, 1]> (objects)
+      found = NonMaxSuppression (rects, class_first, c1, iou, least)
+      scores = GatherND (class_first, found)
+      class_col = Slice (found, c1, c2, c1)
+      class_at = Squeeze (class_col, c1)
+      labels = Add (class_at, c1)
+      row_col = Gather <axis = 1> (found, c2)
+      box_at = Squeeze (row_col, c1)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=4)
+
+
+@pattern
+def class_constant_as_lower_bound() -> Pattern:
+    """One `0.0` and one `1.0` that are labels of branches and bounds of a Clip"""
+    weights, body, heads = front()
+    weights += ", float k0 = {0.0}, float k1 = {1.0}, float k2 = {2.0}, float k3 = {3.0}"
+    weights += ", float k4 = {4.0}, float k5 = {5.0}, int64[1] three = {3}, int64[1] c0 = {0}"
+    body = body.replace("Conv (x,", "Conv (clipped,") + """
+      squashed = Sigmoid (logits)
+      table = Squeeze (squashed, c0)
+      rect = Squeeze (rects, c0)"""
+    body = "\n      clipped = Clip (x, k0, k1)" + body
+    for k in range(CLASSES):
+        body += (GATHER + """
+      tv_@, ti_@ = TopK (s_@, three)
+      tb_@ = Gather (rect, ti_@)
+      size_@ = Shape (tv_@)
+      l_@ = Expand (k@, size_@)""").replace("@", str(k))  # fmt: skip
+    for name, part in (("labels", "l"), ("scores", "tv"), ("boxes", "tb")):
+        parts = ", ".join(f"{part}_{k}" for k in range(CLASSES))
+        body += f"\n      {name} = Concat <axis = 0> ({parts})"
+    outputs = OUTPUTS.replace("int64[K] labels", "float[K] labels")
+    return Pattern(graph(outputs, weights, body), heads, background=None, some=5)
+
+
+# ---------------------------------------------------------------------------------- control flow
+
+
+@pattern
+def if_body_that_sees_classes() -> Pattern:
+    """An If whose body reads the class scores of the graph around it"""
+    weights, body, heads = front()
+    weights += LIMITS + ", int64[1] beyond = {9223372036854775807}, int64 zero = {0}"
+    body += """
+      probs = Softmax <axis = 2> (logits)
+      objects = Slice (probs, c1, beyond, c2)
+      class_first = Transpose <perm = [0, 2, 1]> (objects)
+      found = NonMaxSuppression (rects, class_first, most, iou, least)
+      size = Size (found)
+      some = Greater (size, zero)
+      labels, scores, boxes = If (some) <then_branch = read () =>
+          (int64[A] some_ids, float[A] some_values, float[A,4] some_boxes) {
+        some_values = GatherND (class_first, found)
+        class_at = Gather <axis = 1> (found, col)
+        some_ids = Add (class_at, one)
+        box_at = Gather <axis = 1> (found, row)
+        flat = Squeeze (rects, c0)
+        some_boxes = Gather <axis = 0> (flat, box_at)
+      }, else_branch = nothing () => (int64[B] no_ids, float[B] no_values, float[B,4] no_boxes) {
+        no_ids = Constant <value = int64[1] {0}> ()
+        no_values = Constant <value = float[1] {0.0}> ()
+        no_boxes = Constant <value = float[1,4] {0.0, 0.0, 0.0, 0.0}> ()
+      }>"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=4)
