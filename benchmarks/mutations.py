@@ -71,16 +71,19 @@ def _tensor(graph: onnx.GraphProto, chance: random.Random) -> TensorProto:
 
 
 def rewire(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Let a node read another value."""
     node = _node(graph, chance)
     node.input[chance.randrange(len(node.input))] = chance.choice(_values(graph))
 
 
 def rename_output(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Let a node make a value of another name."""
     node = _node(graph, chance)
     node.output[chance.randrange(len(node.output))] = chance.choice(_values(graph))
 
 
 def more_inputs(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Give a node one input more, or fewer."""
     node = _node(graph, chance)
     if chance.random() < 0.5:
         node.input.append(chance.choice(_values(graph)))
@@ -89,6 +92,7 @@ def more_inputs(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Rando
 
 
 def fewer_outputs(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Give a node one output more, or fewer."""
     node = _node(graph, chance)
     if chance.random() < 0.5:
         node.output.append("another")
@@ -97,23 +101,28 @@ def fewer_outputs(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Ran
 
 
 def retype(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Make another op of a node."""
     _node(graph, chance).op_type = chance.choice(OPS)
 
 
 def redomain(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Put a node into another domain."""
     domain = chance.choice(("ai.onnx", "com.microsoft", "ai.onnx.ml", "who.knows"))
     _node(graph, chance).domain = domain
 
 
 def drop_node(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Remove a node."""
     del graph.node[chance.randrange(len(graph.node))]
 
 
 def repeat_node(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Repeat a node at the end."""
     graph.node.append(_node(graph, chance))
 
 
 def move_node(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Put a node elsewhere."""
     copy = onnx.NodeProto()
     at = chance.randrange(len(graph.node))
     copy.CopyFrom(graph.node[at])
@@ -122,6 +131,7 @@ def move_node(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random)
 
 
 def change_attribute(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Change an attribute: its value, type, name or length."""
     nodes = [n for n in graph.node if n.attribute]
     attribute = chance.choice(chance.choice(nodes[-60:]).attribute)
     kind = chance.randrange(6)
@@ -140,11 +150,13 @@ def change_attribute(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.
 
 
 def drop_attribute(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Remove an attribute."""
     node = chance.choice([n for n in graph.node if n.attribute])
     del node.attribute[chance.randrange(len(node.attribute))]
 
 
 def new_attribute(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Add an attribute with an extreme value."""
     name = chance.choice(("axis", "axes", "perm", "group", "keepdims", "to", "mode", "value", "new"))
     extreme = chance.choice(EXTREMES)
     value = chance.choice([extreme, [extreme] * chance.randrange(1, 4), "text", 0.5])
@@ -152,6 +164,7 @@ def new_attribute(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Ran
 
 
 def redim(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Change a tensor's shape or type."""
     tensor = _tensor(graph, chance)
     kind = chance.randrange(4)
     if kind == 0 and tensor.dims:
@@ -180,16 +193,19 @@ def revalue(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -
 
 
 def cut_data(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Cut a tensor's bytes off."""
     tensor = _tensor(graph, chance)
     tensor.raw_data = tensor.raw_data[: chance.randrange(len(tensor.raw_data) + 1)]
 
 
 def poison(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Fill a tensor with ones: NaN, or -1."""
     tensor = _tensor(graph, chance)
     tensor.raw_data = b"\xff" * len(tensor.raw_data)
 
 
 def move_data(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Let a tensor's data lie elsewhere."""
     tensor = _tensor(graph, chance)
     tensor.data_location = TensorProto.EXTERNAL
     key = chance.choice(("location", "offset", "length"))
@@ -198,6 +214,7 @@ def move_data(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random)
 
 
 def redeclare(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) -> None:
+    """Change what a value is declared to be."""
     value = chance.choice([*graph.input, *graph.output, *graph.value_info])
     dims = value.type.tensor_type.shape.dim
     kind = chance.randrange(4)
@@ -212,6 +229,7 @@ def redeclare(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random)
 
 
 def reversion(model: onnx.ModelProto, _: onnx.GraphProto, chance: random.Random) -> None:
+    """Change opset or IR version."""
     kind = chance.randrange(3)
     if kind == 0:
         model.opset_import[0].version = chance.choice((*range(1, 27), *EXTREMES))
@@ -222,6 +240,7 @@ def reversion(model: onnx.ModelProto, _: onnx.GraphProto, chance: random.Random)
 
 
 def metadata(model: onnx.ModelProto, _: onnx.GraphProto, chance: random.Random) -> None:
+    """Add metadata that a reader of names could stumble over."""
     value = chance.choice(("", "{0: 'a'}", "{", "[" * 5000, "{0: 1 << 99}", "['a', 'b']", "\udcff"))
     key = chance.choice(("names", "headcut.keep", "onnx-headcut", "classes", "labels"))
     model.metadata_props.add(key=key, value=value)
@@ -262,7 +281,6 @@ def bad_text(_: onnx.ModelProto, graph: onnx.GraphProto, chance: random.Random) 
     node.MergeFromString(chance.choice((b"\x1a\x02\xff\xfe", b"\x22\x01\xff", b"\x0a\x01\x80")))
 
 
-Mutation = "Callable[[onnx.ModelProto, onnx.GraphProto, random.Random], None]"
 MUTATIONS = (
     rewire, rename_output, more_inputs, fewer_outputs, retype, redomain, drop_node, repeat_node,
     move_node, change_attribute, change_attribute, drop_attribute, new_attribute, redim, revalue,

@@ -197,7 +197,8 @@ def machine() -> str:
         models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
         name = models[0].split(":")[1].strip() if models else name
     versions = f"Python {platform.python_version()}, onnx {onnx.__version__}"
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}, {versions}"
+    load = f" (load {os.getloadavg()[0]:.1f})" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {os.cpu_count()} cores{load}, {platform.system()}, {versions}"
 
 
 def main() -> None:
