@@ -253,9 +253,8 @@ def test_keeping_everything_takes_the_data_along(beside: Path, tmp_path: Path) -
     assert weights(tmp_path / "to" / "b.onnx") == weights(beside)
 
 
-@linux
-def test_the_backbone_is_never_read(beside: Path) -> None:
-    """A hole of 3 GiB in the data, declared as weights: neither time nor memory go there."""
+def hollow(beside: Path) -> None:
+    """Add a table of 3 GiB that is a hole in the data file, and a node that reads a row of it."""
     model = onnx.load(beside, load_external_data=False)
     data = beside.with_name("a.data")
     rows = (3 << 30) // 400
@@ -271,11 +270,25 @@ def test_the_backbone_is_never_read(beside: Path) -> None:
     made = onnx.helper.make_tensor_value_info("seventh", TensorProto.FLOAT, [100])
     model.graph.output.append(made)
     saved(model, beside)
+
+
+@linux
+def test_the_backbone_is_never_read(beside: Path) -> None:
+    """Neither time nor memory go to 3 GiB of weights that no cut concerns."""
+    hollow(beside)
     bounded = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))"
     done = run_cli("cut", beside, "--keep", KEEP, "--no-validate", "--output",
                    beside.with_name("b.onnx"), code=bounded)  # fmt: skip
     assert done.code == 0, done.err
     assert beside.with_name("b.onnx").stat().st_size < 1 << 16
+
+
+@linux
+def test_inline_ends_at_2_gib(beside: Path, tmp_path: Path) -> None:
+    hollow(beside)
+    with pytest.raises(hc.InputError, match="2 GiB"):
+        hc.cut(beside, KEEP, tmp_path / "b.onnx", external_data="inline", validation=False)
+    assert not (tmp_path / "b.onnx").exists()
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard"])
