@@ -217,8 +217,10 @@ class _Choice:
         """One group or, where levels stay apart, one for each level."""
         candidates = [
             g for g in self.groups
-            if (g.size > 1 or g.kind == "softmax")
-            and (self.layout is not None or not _loses_its_columns(self.flow, g.value))
+            if g.kind == "softmax" or (
+                g.size > 1
+                and (self.layout is not None or not _loses_its_columns(self.flow, g.value))
+            )
         ]  # fmt: skip
         if self.heads:
             candidates = self._named(candidates)
