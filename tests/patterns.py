@@ -8,7 +8,7 @@ are as good as zero; what that graph finds, with ids translated, is what the cut
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Pattern:
     heads: tuple[Head, ...]
     kind: str = "rows"
     """``rows``: detections, compared as sets; ``dense``: scores, compared as they are."""
-    read: Callable[[list[Array]], Array] = field(default=lambda outputs: table(outputs))
+    read: Callable[[list[Array]], Array] = field(default=lambda outputs: table(outputs))  # noqa: PLW0108  (defined below)
     """Of ``rows``: a table with the id first, the score second, then all else."""
     classes: int = CLASSES
     background: int | None = 0
@@ -63,6 +63,12 @@ class Pattern:
     """Classes that must be found on the pictures, at least."""
     seed: int = 0
     batch: int = 1
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the cutter is told: which column is the background, and little else."""
+        known = "none" if self.background is None else self.background
+        return {"background": known, **self.arguments}
 
     @property
     def foreground(self) -> list[int]:
@@ -189,6 +195,14 @@ FLAT = """
 
 PATTERNS: dict[str, Callable[[], Pattern]] = {}
 """By name: what the table in docs/support.md lists; the docstring says what it is."""
+
+
+REFUSED: dict[str, tuple[str, str]] = {
+    "loop_over_classes_by_gather": ("Gather", "indices that are computed"),
+    "loop_over_classes_with_rows_joined": ("Concat", "class"),
+    "local_function": ("Squash", "no rule"),
+}
+"""Patterns that are refused: the op, and a part of the reason."""
 
 
 def pattern(make: Callable[[], Pattern]) -> Callable[[], Pattern]:
@@ -352,7 +366,7 @@ PLAIN = """
       found = NonMaxSuppression (rects, class_first, most, iou, least)"""
 
 
-def after_nms(body: str, outputs: str = OUTPUTS, more: str = "", **known: Any) -> Pattern:  # noqa: ANN401
+def after_nms(body: str, outputs: str = OUTPUTS, more: str = "", **known: Any) -> Pattern:
     """Background cut off the front, NonMaxSuppression by class, then ``body`` on ``found``."""
     weights, start, heads = front()
     weights += LIMITS + ", int64[1] beyond = {9223372036854775807}" + more
@@ -449,7 +463,9 @@ def nms_with_total_cap() -> Pattern:
 def nms_batched_trick() -> Pattern:
     """Boxes moved apart by label x extent for one NonMaxSuppression"""
     weights, body, heads = front()
-    body += FLAT + """
+    body += (
+        FLAT
+        + """
       objects = Slice (table, c1, beyond, c1)
       hot = Greater (objects, least)
       spots = NonZero (hot)
@@ -473,6 +489,7 @@ def nms_batched_trick() -> Pattern:
       labels = Gather <axis = 0> (ids, kept)
       scores = Gather <axis = 0> (values, kept)
       boxes = Gather <axis = 0> (own, kept)"""
+    )
     weights += LIMITS.replace("most = {3}", "most = {40}") + (
         ", int64[1] beyond = {9223372036854775807}, int64 zero = {0}, float ten = {10}"
     )
@@ -507,7 +524,9 @@ def nms_class_agnostic() -> Pattern:
 def argmax_over_classes() -> Pattern:
     """ArgMax over all columns, the background's boxes left out"""
     weights, body, heads = front()
-    body += FLAT + """
+    body += (
+        FLAT
+        + """
       best = ReduceMax <axes = [1], keepdims = 0> (table)
       which = ArgMax <axis = 1, keepdims = 0> (table)
       none = Constant <value = int64 {0}> ()
@@ -518,6 +537,7 @@ def argmax_over_classes() -> Pattern:
       labels = GatherND (which, at)
       scores = GatherND (best, at)
       boxes = GatherND (rect, at)"""
+    )
     return Pattern(graph(OUTPUTS, weights, body), heads, some=3)
 
 
@@ -572,38 +592,62 @@ def nms_in_a_loop_over_the_batch() -> Pattern:
     return Pattern(graph(outputs, weights, body, batch="N"), heads, read=read, batch=2, some=3)
 
 
-def loop_over_classes(pick: str) -> Pattern:
+def loop_over_classes(
+    pick: str,
+    rows: str = """
+        size = Shape (values)
+        ids = Expand (class_at, size)""",
+) -> Pattern:
     """A Loop over classes as tf2onnx writes it; ``pick`` reads the scores of one class."""
     weights, body, heads = front()
     weights += LIMITS + ", int64[1] three = {3}, float bound = {5.0}, int64 times = {5}"
-    weights += ", int64 start = {0}, int64[2] as_rows = {-1, 6}, int64[2] column = {3, 1}"
-    body += FLAT + """
+    weights += ", int64 start = {0}, int64[1] line = {-1}, int64[2] box_rows = {-1, 4}"
+    body += (
+        FLAT
+        + """
       true = Constant <value = bool {1}> ()
-      last, tables = Loop (times, true, start) <body = each (int64 i, bool go_in, int64 n) =>
-          (bool go, int64 next, float[3,6] rows) {
+      last, all_ids, all_values, all_places = Loop (times, true, start)
+          <body = each (int64 i, bool go_in, int64 n) =>
+          (bool go, int64 next, int64[3] ids, float[3] values, float[3,4] places) {
         next = Add (n, one)
         next_float = Cast <to = 1> (next)
         go = Less (next_float, bound)
-        class_at = Add (n, one)""" + pick + """
+        class_at = Add (n, one)"""
+        + pick
+        + """
         values, best = TopK (own, three)
-        places = Gather <axis = 0> (rect, best)
-        value_col = Unsqueeze (values, c1)
-        class_float = Cast <to = 1> (class_at)
-        ids = Expand (class_float, column)
-        rows = Concat <axis = 1> (ids, value_col, places)
+        places = Gather <axis = 0> (rect, best)"""
+        + rows
+        + """
       }>
-      rows = Reshape (tables, as_rows)"""
-    return Pattern(graph("float[K,6] rows", weights, body), heads, read=lambda o: o[0], some=5)
+      labels = Reshape (all_ids, line)
+      scores = Reshape (all_values, line)
+      boxes = Reshape (all_places, box_rows)"""
+    )
+    return Pattern(graph(OUTPUTS, weights, body), heads, some=5)
+
+
+SLICE_BY_NUMBER = """
+        from_at = Unsqueeze (class_at, c0)
+        to_at = Add (from_at, c1)
+        wide = Slice (table, from_at, to_at, c1)
+        own = Squeeze (wide, c1)"""
 
 
 @pattern
 def loop_over_classes_by_slice() -> Pattern:
     """A Loop over classes: trip count, float bound of Less, Slice by number, scan output"""
-    return loop_over_classes("""
-        from_at = Unsqueeze (class_at, c0)
-        to_at = Add (from_at, c1)
-        wide = Slice (table, from_at, to_at, c1)
-        own = Squeeze (wide, c1)""")
+    return loop_over_classes(SLICE_BY_NUMBER)
+
+
+@pattern
+def loop_over_classes_with_known_labels() -> Pattern:
+    """The same with a constant's shape for the labels, all known in advance"""
+    return loop_over_classes(
+        SLICE_BY_NUMBER,
+        """
+        ids = Expand (class_at, three)""",
+    )
 
 
 @pattern
@@ -613,27 +657,54 @@ def loop_over_classes_by_gather() -> Pattern:
         own = Gather <axis = 1> (table, class_at)""")
 
 
+@pattern
+def loop_over_classes_with_rows_joined() -> Pattern:
+    """A Loop over classes that joins label, score and box to rows of one table"""
+    found = loop_over_classes(
+        SLICE_BY_NUMBER,
+        """
+        ids = Expand (class_at, three)
+        id_floats = Cast <to = 1> (ids)
+        id_col = Unsqueeze (id_floats, c1)
+        value_col = Unsqueeze (values, c1)
+        rows = Concat <axis = 1> (id_col, value_col, places)""",
+    )
+    text = found.text.replace(
+        "int64[3] ids, float[3] values, float[3,4] places) {", "float[3,6] rows) {"
+    )
+    text = text.replace("last, all_ids, all_values, all_places", "last, tables")
+    text = text[: text.index("      labels = Reshape")] + "      rows = Reshape (tables, table_rows)}\n"
+    text = text.replace(OUTPUTS, "float[K,6] rows").replace(
+        "int64[2] box_rows = {-1, 4}", "int64[2] table_rows = {-1, 6}"
+    )
+    return Pattern(text, found.heads, read=lambda o: o[0], some=5)
+
+
 # ---------------------------------------------------------------------------------- flattened top-k
 
 TOP = 10
 
 
-def flat_top_k(
-    arithmetic: str, reads: str = "", *, k: int = TOP, more: str = ""
-) -> Pattern:
+def flat_top_k(arithmetic: str, reads: str = "", *, k: int = TOP, more: str = "") -> Pattern:
     """Sigmoid scores, flattened (box, class); ``arithmetic`` gives ``box_at`` and ``labels``."""
     c = CLASSES
     weights, body, heads = front()
     weights += f", int64[1] k = {{{k}}}, int64[2] as_row = {{1,-1}}, int64 c = {{{c}}}" + more
     weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}"
-    body += """
+    body += (
+        """
       squashed = Sigmoid (logits)
       flat = Reshape (squashed, as_row)
-      top, index = TopK (flat, k)""" + arithmetic + """
+      top, index = TopK (flat, k)"""
+        + arithmetic
+        + """
       flat_rects = Squeeze (rects, c0)
-      box_row = Squeeze (box_at, c0)""" + (reads or ROWS) + """
+      box_row = Squeeze (box_at, c0)"""
+        + (reads or ROWS)
+        + """
       scores = Squeeze (top, c0)
       labels = Squeeze (label_row, c0)"""
+    )
     return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
 
 
@@ -715,7 +786,8 @@ def queries_picked_by_their_best_score() -> Pattern:
     c = CLASSES
     weights, body, heads = front()
     weights += (
-        f", float[8,{c}] second_w, float[{c}] second_b, int64[1] k = {{6}}, int64[2] as_row = {{1,-1}}, "
+        f", float[8,{c}] second_w, float[{c}] second_b, int64[1] k = {{6}}, "
+        "int64[2] as_row = {1,-1}, "
         f"int64 c = {{{c}}}, int64[1] top = {{8}}, int64[1] c0 = {{0}}, int64[3] cells = {{1,8,16}}"
     )
     body += """
@@ -745,7 +817,7 @@ def queries_picked_by_their_best_score() -> Pattern:
 # --------------------------------------------------------------------------- background, cut off
 
 
-def dense(output: str, body: str, ids: Sequence[int], **known: Any) -> Pattern:  # noqa: ANN401
+def dense(output: str, body: str, ids: Sequence[int], **known: Any) -> Pattern:
     """Boxes and a tensor [1, n, classes] made from logits by ``body``."""
     weights, start, heads = front()
     weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}, int64[1] c2 = {2}, " + output
@@ -821,7 +893,7 @@ def background_split_off() -> Pattern:
 PER_CLASS = tuple(c for c in range(CLASSES) for _ in range(4))
 
 
-def regions(body: str, outputs: str, more: str = "", **known: Any) -> Pattern:  # noqa: ANN401
+def regions(body: str, outputs: str, more: str = "", **known: Any) -> Pattern:
     """Gemm heads over rows [16, 8], as behind RoI pooling: scores and 4 C deltas."""
     c = CLASSES
     weights = (
@@ -848,9 +920,7 @@ FOUND = """
       scores = GatherND (objects, pairs)
       class_at = Gather <axis = 0> (spots, one)
       labels = Add (class_at, one)"""
-FOUND_CONSTANTS = (
-    ", float least = {0.1}, int64 one = {1}, int64[1] beyond = {9223372036854775807}"
-)
+FOUND_CONSTANTS = ", float least = {0.1}, int64 one = {1}, int64[1] beyond = {9223372036854775807}"
 
 
 @pattern
@@ -916,7 +986,7 @@ def masks_picked_by_label() -> Pattern:
 
 
 def layout(
-    weights: str, body: str, head: Head, axis: int, ids: Sequence[int], scores: str, **known: Any  # noqa: ANN401
+    weights: str, body: str, head: Head, axis: int, ids: Sequence[int], scores: str, **known: Any
 ) -> Pattern:
     """Dense boxes and scores from maps of a layout."""
     outputs = f"float[1,K,4] rects, {scores}"
@@ -935,11 +1005,14 @@ BOX_WEIGHTS = "float[8,8,1,1] box_w, float[8] box_b, int64[3] to_box = {1,-1,4}"
 def anchor_major_channels() -> Pattern:
     """Channels `a * C + k`"""
     weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,-1,6}}"
-    body = BOXES + """
+    body = (
+        BOXES
+        + """
       cls_map = Conv (x, cls_w, cls_b)
       cls_last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
       rows = Reshape (cls_last, to_cls)
       scores = Sigmoid (rows)"""
+    )
     head = Head("cls_w", "cls_b", tuple(range(6)) * 2)
     return layout(weights, body, head, 2, range(6), "float[1,K,C] scores")
 
@@ -948,10 +1021,13 @@ def anchor_major_channels() -> Pattern:
 def class_major_channels() -> Pattern:
     """Channels `k * A + a`, classes on axis 1"""
     weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,6,-1}}"
-    body = BOXES + """
+    body = (
+        BOXES
+        + """
       cls_map = Conv (x, cls_w, cls_b)
       rows = Reshape (cls_map, to_cls)
       scores = Softmax <axis = 1> (rows)"""
+    )
     head = Head("cls_w", "cls_b", tuple(k for k in range(6) for _ in range(2)))
     known = {"background": 0}
     return layout(weights, body, head, 1, range(6), "float[1,C,K] scores", **known)
@@ -1112,10 +1188,13 @@ def class_constant_as_lower_bound() -> Pattern:
     weights, body, heads = front()
     weights += ", float k0 = {0.0}, float k1 = {1.0}, float k2 = {2.0}, float k3 = {3.0}"
     weights += ", float k4 = {4.0}, float k5 = {5.0}, int64[1] three = {3}, int64[1] c0 = {0}"
-    body = body.replace("Conv (x,", "Conv (clipped,") + """
+    body = (
+        body.replace("Conv (x,", "Conv (clipped,")
+        + """
       squashed = Sigmoid (logits)
       table = Squeeze (squashed, c0)
       rect = Squeeze (rects, c0)"""
+    )
     body = "\n      clipped = Clip (x, k0, k1)" + body
     for k in range(CLASSES):
         body += (GATHER + """
@@ -1159,3 +1238,24 @@ def if_body_that_sees_classes() -> Pattern:
         no_boxes = Constant <value = float[1,4] {0.0, 0.0, 0.0, 0.0}> ()
       }>"""
     return Pattern(graph(OUTPUTS, weights, body), heads, some=4)
+
+
+@pattern
+def local_function() -> Pattern:
+    """A function of the model's own that class scores go through"""
+    found = dense(
+        "int64[1] beyond = {9223372036854775807}",
+        """
+      probs = own.Squash (logits)
+      scores = Slice (probs, c1, beyond, c2)""",
+        [1, 2, 3, 4, 5],
+    )
+    function = """
+<domain: "own", opset_import: ["": 17]>
+Squash (a) => (b)
+{
+  b = Softmax <axis = 2> (a)
+}
+"""
+    text = found.text.replace('opset_import: ["": 17]', 'opset_import: ["": 17, "own": 1]')
+    return replace(found, text=text + function)
