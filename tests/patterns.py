@@ -198,7 +198,6 @@ PATTERNS: dict[str, Callable[[], Pattern]] = {}
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "loop_over_classes_by_gather": ("Gather", "indices that are computed"),
     "loop_over_classes_with_rows_joined": ("Concat", "class"),
     "local_function": ("Squash", "no rule"),
 }

@@ -34,9 +34,16 @@ if TYPE_CHECKING:
     from onnx_headcut.trace import View
 
 
+def _notice_iteration(view: View) -> None:
+    """Raise PicksByIteration where a Loop's number picks a class."""
+    if isinstance(view.marks[0], Labels) and view.node.input[1] in view.scope.tables:
+        raise movement.PicksByIteration
+
+
 def labelled_gather(view: View) -> Outcome:
     """Gather and relatives where data or indices carry `Labels`."""
     data, index = view.marks[0], view.marks[1]
+    _notice_iteration(view)
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if isinstance(data, Labels) and index is None and is_fixed(view.scope, view.node.input[1]):
         return movement.movement(view)
