@@ -73,14 +73,15 @@ def pictures(pair: Pair) -> dict[str, Array]:
 
 def nodes(model: ModelProto) -> int:
     """Number of nodes, with those in bodies."""
-    return sum(1 for _ in _nodes(model.graph))
+    return sum(1 for _ in each_node(model.graph))
 
 
-def _nodes(graph: GraphProto) -> Iterator[onnx.NodeProto]:
+def each_node(graph: GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, with those in bodies."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
-            yield from _nodes(attribute.g)
+            yield from each_node(attribute.g)
 
 
 def stored(model: ModelProto) -> int:

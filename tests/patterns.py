@@ -641,7 +641,7 @@ def loop_over_classes_by_slice() -> Pattern:
 
 @pattern
 def loop_over_classes_with_known_labels() -> Pattern:
-    """The same with a constant's shape for the labels, all known in advance"""
+    """A Loop over classes whose labels are filled to a stored shape"""
     return loop_over_classes(
         SLICE_BY_NUMBER,
         """
@@ -651,7 +651,7 @@ def loop_over_classes_with_known_labels() -> Pattern:
 
 @pattern
 def loop_over_classes_by_gather() -> Pattern:
-    """The same, its scores read by Gather"""
+    """A Loop over classes that reads its scores by Gather"""
     return loop_over_classes("""
         own = Gather <axis = 1> (table, class_at)""")
 
