@@ -91,6 +91,13 @@ def test_external_data(tmp_path: Path, entries: dict[str, object], message: str)
     assert message in refused(model, folder)
 
 
+def test_a_location_that_is_no_text(tmp_path: Path) -> None:
+    model = tiny()
+    outside(model, location="data")
+    tensor(model, "cls0_w").external_data[0].MergeFromString(b"\x12\x02\xff\xfe")
+    assert "not text" in refused(model, tmp_path)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 @pytest.mark.parametrize("target", ["../secret", "/etc/passwd", "data"])
 def test_links(tmp_path: Path, target: str) -> None:

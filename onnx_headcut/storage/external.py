@@ -50,6 +50,9 @@ def check(tensors: Iterable[onnx.TensorProto], folder: Path | None, *, links: bo
                 f"tensor {tensor.name!r} is stored in {location!r}, outside the protobuf",
                 advice="give the path of the model's file instead of the ModelProto",
             )
+        said = [text for e in tensor.external_data for text in (e.key, e.value)]
+        if not all(isinstance(text, str) for text in said):  # protobuf gives bytes for no UTF-8
+            raise InputError(f"where tensor {tensor.name!r} is stored is not text: {said}")
         if location not in seen:
             seen[location] = _resolve(tensor.name, location, folder, links=links)
         part = range_of(tensor, folder)
