@@ -55,7 +55,6 @@ def test_the_cut_is_the_native_graph(name: str) -> None:
         assert [d for d in old if isinstance(d, int)] == [d for d in new if isinstance(d, int)]
     same = [a == b for a, b in zip(computation(cut), computation(native), strict=True)]
     assert all(same) != (name in OTHERWISE)
-    assert computation(many) != computation(native)
     if stored(native) < SMALL or name in BIG or name in OTHERWISE or EVERYTHING:
         feeds = pictures(pair)
         assert_equal(pair, run(cut, feeds), run(native, feeds))
