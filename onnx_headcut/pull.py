@@ -49,8 +49,14 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     walk = _Walk(analysis)
     walk.back(value, labels, activated=False, top=True)
     if not walk.result.sites:
-        walk.result.sites.append(Site(value, labels.axis, tuple(labels.ids.tolist()), "none"))
+        walk.result.sites.append(site_of(value, labels, "none"))
     return walk.result
+
+
+def site_of(value: str, labels: Labels, activation: Activation) -> Site:
+    """The `Site` of ``labels``: what nobody read on the way back belongs to no class."""
+    ids = np.where(labels.ids < 0, NONE, labels.ids)
+    return Site(value, labels.axis, tuple(ids.tolist()), activation)
 
 
 class _Walk:
@@ -76,8 +82,7 @@ class _Walk:
             kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
             if kind == "softmax":
                 self._note_unread(node, value, labels)
-            site = Site(node.input[0], labels.axis, tuple(labels.ids.tolist()), kind)
-            self.result.sites.append(site)
+            self.result.sites.append(site_of(node.input[0], labels, kind))
             self.back(node.input[0], labels, activated=True)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)
