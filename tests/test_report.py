@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -16,6 +14,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import onnx
 import pytest
+from browser import CHROMIUM, Page, browser
 from conftest import Done, run_cli
 from onnx import numpy_helper
 from PIL import Image
@@ -25,13 +24,12 @@ from onnx_headcut import cut
 from onnx_headcut.report import formats, graph, html, of_verdict, plots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from onnx_headcut.validation import Verdict
 
 CUT = replace(FULL, columns=KEPT)
 NMS = replace(CUT, nms=True)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 PLANTED = {
     "swapped classes": (FULL, replace(CUT, level_columns={1: (0, 1, 3)}), CUT),
     "one level forgotten": (FULL, replace(CUT, level_columns={0: (0, 1, 2)}), CUT),
@@ -187,21 +185,87 @@ def test_the_page_fetches_nothing_and_names_no_folder(page: Path) -> None:
     assert "<0>.png" not in page.read_text()
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
-@pytest.mark.parametrize(("width", "dark"), [(1000, False), (1000, True), (500, False)])
-def test_the_page_shows_in_a_browser(width: int, dark: bool, page: Path, tmp_path: Path) -> None:  # noqa: FBT001
-    shot = tmp_path / "shot.png"
-    theme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *theme,
-               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2500",
-               f"--screenshot={shot}", page.as_uri()]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    with Image.open(shot) as image:
+@pytest.fixture(scope="module")
+def opened(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if not CHROMIUM:
+        pytest.skip("chromium is not installed")
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        found.open(page)
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("width", "dark", "phone"), [(1000, False, False), (1000, True, False), (360, True, True)]
+)
+def test_the_page_shows_in_a_browser(
+    width: int,
+    dark: bool,  # noqa: FBT001
+    phone: bool,  # noqa: FBT001
+    opened: Page,
+    tmp_path: Path,
+) -> None:
+    opened.size(width, phone=phone)
+    opened.media(dark=dark)
+    opened.shot(tmp_path / "shot.png")
+    with Image.open(tmp_path / "shot.png") as image:
         pixels = np.asarray(image.convert("L")).astype(int)
     paper = int(np.median(pixels))
     assert (paper < 64) == dark
     assert (np.abs(pixels - paper) > 60).mean() > 0.01  # there is something on it
     assert (np.abs(pixels[:, -6:] - paper) < 8).all()  # and nothing runs over its edge
+    assert opened.value("document.documentElement.scrollWidth") == width
+    if phone:  # fingers need room
+        labels = "[...document.querySelectorAll('.switch label')]"
+        assert opened.value(f"Math.min(...{labels}.map(l => l.offsetHeight))") >= 32
+
+
+def test_a_switch_shows_either_model_by_keyboard_and_aloud(opened: Page) -> None:
+    opened.size(1000)
+    opened.media()
+    opened.value("document.querySelector('.switch input').focus()")
+
+    def seen() -> list[bool]:
+        shown = "!!document.querySelector('figure .%s').getClientRects().length"
+        return [opened.value(shown % who) for who in ("original", "cut")]
+
+    def place() -> list[int]:
+        box = "[...document.querySelectorAll('.pair svg')].find(e => e.getClientRects().length)"
+        return opened.value(f"(r => [r.x, r.y, r.width])({box}.getBoundingClientRect())")
+
+    assert seen() == [True, True]
+    half = place()[2]
+    opened.press("ArrowRight", 39)
+    assert seen() == [True, False]
+    before = place()
+    opened.press("ArrowRight", 39)
+    assert seen() == [False, True]
+    assert place() == before  # at one place, so that the eye sees what moves
+    assert before[2] > 1.3 * half
+    spoken = opened.spoken()
+    assert ("radio", "cut") in spoken
+    assert any(role == "group" and "<0>.png" in name for role, name in spoken)
+    images = [name for role, name in spoken if role in {"image", "img"} and "<0>.png" in name]
+    assert len(images) == 1
+    assert images[0].startswith("<0>.png, cut: ")
+    # On paper, both are there again, and nothing to press.
+    opened.media("print")
+    assert seen() == [True, True]
+    assert not opened.value("document.querySelector('.switch').getClientRects().length")
+    assert opened.paper().startswith(b"%PDF")
+    opened.media()
+    # The other picture has a switch of its own, which no key has touched.
+    both = "document.querySelectorAll('.switch')[1].querySelector('[value=both]').checked"
+    assert opened.value(both) is True
+
+
+def test_the_page_asks_for_nothing(opened: Page) -> None:
+    asked = [e["params"]["request"]["url"] for e in opened.events
+             if e.get("method") == "Network.requestWillBeSent"]  # fmt: skip
+    assert asked
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert sum(url.startswith("file:") for url in asked) == 1  # itself
+    complaints = [e for e in opened.events if e.get("method") == "Log.entryAdded"]
+    assert complaints == []
 
 
 def test_what_is_written_is_escaped() -> None:

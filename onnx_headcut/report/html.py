@@ -8,7 +8,7 @@ from typing import TypeAlias
 Child: TypeAlias = "str | Markup | list[Child] | None"
 """Text, which is escaped; elements, which are not; lists of both; None for nothing."""
 
-_EMPTY = frozenset({"img", "meta", "br", "rect", "line", "path", "circle"})
+_EMPTY = frozenset({"img", "meta", "br", "rect", "line", "path", "circle", "input"})
 
 
 class Markup(str):

@@ -202,7 +202,7 @@ def _pictures(m: Material) -> Markup | None:
     kept = frozenset(m.plan.selection.order)
     words = "Dashed and grey: objects of dropped classes, which only the original names."
     shown = m.drift.pictures[:_MOST_PICTURES]
-    drawn = [pictures.side_by_side(p, m.classes, kept) for p in shown]
+    drawn = [pictures.compared(p, m.classes, kept, number) for number, p in enumerate(shown)]
     rest = len(m.drift.pictures) - len(shown)
     more = h("p", f"{rest} more pictures were measured.", class_="faint") if rest else None
     return _section("Pictures", h("p", words), *drawn, more)

@@ -1,4 +1,8 @@
-"""Pictures with detections: small JPEGs inside the page, boxes as SVG above them."""
+"""Pictures with detections: small JPEGs inside the page, boxes as SVG above them.
+
+Each has a switch between both models: three radio buttons and a rule of CSS, no script. Flipping
+between the two at one place shows what moved; on paper, both are there.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,36 @@ _COLOURS = ("#e4572e", "#1f8ef1", "#2a9d4a", "#c04ce0", "#d19000", "#00a3a3", "#
 _DROPPED = "#8a949e"
 
 
-def side_by_side(picture: Picture, classes: Classes, kept: frozenset[int]) -> Markup:
-    """Draw one picture twice, with what the original and the cut find in it."""
+def compared(picture: Picture, classes: Classes, kept: frozenset[int], number: int) -> Markup:
+    """Draw one picture twice, with what the original and the cut find in it.
+
+    ``number`` tells the switches of a page's pictures apart.
+    """
     data, width, height = _small(picture.path)
     halves = [
         h(
             "div",
             _drawn((data, width, height), found, classes, kept, f"{picture.path.name}, {who}"),
             h("p", f"{who}: {_words(found, classes)}", class_="faint"),
+            class_=who,
         )
         for who, found in (("original", picture.before), ("cut", picture.after))
     ]
-    return h("figure", h("div", *halves, class_="pair"), h("figcaption", picture.path.name))
+    name = picture.path.name
+    return h("figure", _switch(name, number), h("div", *halves, class_="pair"), h("figcaption", name))
+
+
+def _switch(name: str, number: int) -> Markup:
+    buttons = [
+        h(
+            "label",
+            h("input", type="radio", name=f"view-{number}", value=value,
+              checked="" if value == "both" else None),
+            f" {text}",
+        )
+        for value, text in (("both", "both"), ("original", "original"), ("cut", "cut"))
+    ]  # fmt: skip
+    return h("fieldset", h("legend", f"Show {name} as found by"), *buttons, class_="switch")
 
 
 def _small(path: Path) -> tuple[str, int, int]:

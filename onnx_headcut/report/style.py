@@ -37,6 +37,15 @@ svg { max-width: 100%; height: auto; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; }
 .pair svg { width: 100%; display: block; border-radius: .3rem; }
+.switch { display: none; border: 1px solid var(--line); border-radius: .4rem; margin: 0 0 .6rem;
+  padding: .2rem .75rem .5rem; font-size: .92rem; } .switch legend { color: var(--faint);
+  overflow-wrap: anywhere; }
+.switch label { display: inline-block; padding: .35rem .9rem .35rem 0; cursor: pointer; }
+.switch input { accent-color: var(--accent); }
+@supports selector(:has(a)) { @media screen { .switch { display: block; }
+  figure:has([value="original"]:checked) .cut, figure:has([value="cut"]:checked) .original {
+  display: none; }
+  figure:has(:checked:not([value="both"])) .pair { grid-template-columns: minmax(0, 42rem); } } }
 .bar { display: inline-block; height: .8rem; background: var(--accent); min-width: 2px; }
 details > summary { cursor: pointer; padding: .4rem 0; }
 footer { margin-top: 3rem; color: var(--faint); font-size: .9rem; }
