@@ -125,6 +125,34 @@ class Cut:
         return 0 if self.verdict is None else self.verdict.exit_code
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model that was read and understood once, to be cut several times; see `open_model`."""
+
+    source: files.Source
+    known: Understood
+    options: Options
+
+
+def open_model(
+    model: ModelLike,
+    options: Options | None = None,
+    *,
+    follow_links: bool = False,
+    small: bool = False,
+) -> Opened:
+    """Read and understand a model for several cuts, each the same as `cut` of the model itself.
+
+    ``small`` leaves large weights in the file, for cuts that are not validated. Raises what
+    `inspect` raises.
+    """
+    options = options or Options()
+    source = files.load(model, links=follow_links, small=small)
+    source.start_hashing()
+    with foreseen():
+        return Opened(source, understand(source, options), options)
+
+
 def understand(model: ModelLike | files.Source, options: Options | None = None) -> Understood:
     """Load a model, find its heads and what its columns mean."""
     options = options or Options()
@@ -178,7 +206,7 @@ def _inspected(source: files.Source, options: Options) -> Inspection:
 
 
 def cut(  # noqa: PLR0913  (each is one option of the command line)
-    model: ModelLike,
+    model: ModelLike | Opened,
     keep: KeepLike,
     output: str | os.PathLike[str] | None = None,
     *,
@@ -195,6 +223,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     dry_run: bool = False,
     external_data: External | None = None,
     follow_links: bool = False,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Cut:
     """Cut ``model`` to the classes ``keep`` and, where ``output`` is given, write it there.
@@ -206,20 +235,25 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     ``external_data`` says where weights beside the model go: "reference" leaves them where they
     lie, "copy" puts them into one file beside the output, "inline" into the model; by default they
     stay where the output's folder holds them, and are copied elsewhere. ``follow_links`` trusts
-    data files that are symbolic or hard links.
+    data files that are symbolic or hard links. A model that `open_model` gave was read already: what
+    says how to read it was said there. ``tolerances`` are by output, as those of `validate`.
     """
     progress("reading")
-    source = files.load(model, links=follow_links, small=not validation)
+    opened: Opened | None = None
+    if isinstance(model, Opened):
+        opened, source, options = model, model.source, model.options
+    else:
+        source = files.load(model, links=follow_links, small=not validation)
+        options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
     if not dry_run:
         source.start_hashing()
     target = Path(output) if output is not None else None
     if target is not None and not dry_run:
         files.prepare_output(target, source.path, force=force)
-    options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
     inputs = _read_feeds(feeds, source)
     progress("planning")
     with foreseen():
-        known = understand(source, options)
+        known = opened.known if opened is not None else understand(source, options)
         kept = parse_keep(keep, known.classes)
         selection = Selection(known.classes.columns(kept), known.classes.count)
         plan = make_plan(known.analysis, known.located, selection, ids)
@@ -228,14 +262,14 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
             return Cut(source.proto, plan, before, before, known.classes,
                        known.classes.cut(kept), None, None)  # fmt: skip
         progress("cutting")
-        keep_original = source.path is None or validation
+        keep_original = opened is not None or source.path is None or validation
         proto, applied = _applied(source, known, plan, kept, copy=keep_original)
         after = figures(known.analysis, known.located, proto)
     verdict = None
     if validation:
         progress("validating")
         subject = Subject(source, proto, plan, known.classes.background, applied, source)
-        verdict = _validate(subject, provider, inputs, options.input_shapes, ids)
+        verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
     names = known.classes.cut(kept)
     result = Cut(proto, plan, before, after, known.classes, names, verdict, target)
     if target is not None and result.exit_code == 0:

@@ -5,13 +5,12 @@ What a policy does not mention is as without one. Unknown rules, keys and wrong 
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_headcut import toml
 from onnx_headcut.check.catalogue import RULES, Parameter, Rule
 from onnx_headcut.errors import InputError
 
@@ -51,18 +50,12 @@ def read(path: Path | None) -> Policy:
     """Read a policy, or give the default one; raises InputError with the nearest right words."""
     if path is None:
         return parse({}, Path(), "the default policy")
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
-    return parse(data, path.parent, str(path))
+    return parse(toml.read(path), path.parent, str(path))
 
 
 def parse(data: dict[str, Any], folder: Path, name: str) -> Policy:
     """Check a policy's tables and fill in what they leave open."""
-    _known(data, [*RULES, "model"], name, "rule")
+    toml.demand_known(data, [*RULES, "model"], name, "rule")
     for key, table in data.items():
         if not isinstance(table, dict):
             raise InputError(f"{name}: {key} is no table", advice=f"Write [{key}] above its keys.")
@@ -85,7 +78,7 @@ def _choose(rule: Rule, table: dict[str, Any] | None, name: str) -> Chosen | Non
 
 
 def _values(table: dict[str, Any], parameters: tuple[Parameter, ...], where: str) -> dict[str, Any]:
-    _known(table, [*(p.name for p in parameters), "severity"], where, "key")
+    toml.demand_known(table, [*(p.name for p in parameters), "severity"], where, "key")
     return {
         p.name: _value(p, table[p.name], where) if p.name in table else p.default
         for p in parameters
@@ -111,12 +104,3 @@ def _value(parameter: Parameter, value: object, where: str) -> object:
                 "count": "a whole number", "size": 'bytes, or such as "5 MB"'}[kind]  # fmt: skip
         raise InputError(f"{where}: {parameter.name} is {value!r}", advice=f"It has to be {need}.")
     return value
-
-
-def _known(table: dict[str, Any], names: list[str], where: str, what: str) -> None:
-    for key in table:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, 3, 0.5) or names
-            raise InputError(
-                f"{where}: there is no {what} {key!r}", advice=f"Is it {' or '.join(near)}?"
-            )
