@@ -196,6 +196,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     input_: Input = None,
     image: Image = None,
     preprocess: Preprocess = None,
+    tolerance: Tolerance = None,
     report: Report = None,
     images: Images = None,
     annotations: Annotations = None,
@@ -237,6 +238,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
             dry_run=dry_run,
             external_data=external_data_of(external_data),
             follow_links=follow_links,
+            tolerances=tolerances.parse(tolerance),
             progress=step,
         )
         if result.verdict is not None and output is not None:

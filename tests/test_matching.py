@@ -118,3 +118,12 @@ def test_a_tolerance_can_be_said_for_an_output(
     for wrong in ("boxes", "=1", "boxes=x", "boxes=-1", "boxes=nan"):
         done = run_here(*arguments, "--tolerance", wrong)
         assert (done.code, "scores=1e-3" in done.err) == (2, True)
+    done = run_here(*arguments, "--tolerance", "boxen=1e-3")
+    assert (done.code, "'scores', 'boxes'" in done.err) == (2, True)
+
+
+def test_a_cut_takes_tolerances_too(model_path: Path, run_here: Callable[..., Done]) -> None:
+    arguments = ("cut", model_path, "--keep", "fox,cat", "--provider", "cpu", "--output", "out.onnx")
+    assert run_here(*arguments, "--tolerance", "boxes=1e-2,1e-3").code == 0
+    done = run_here(*arguments, "--force", "--tolerance", "scores=no")
+    assert (done.code, "--tolerance cannot take" in done.err) == (2, True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.inputs import synthetic
@@ -22,7 +23,7 @@ from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import onnx
@@ -55,12 +56,13 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     ``claims`` adds the structural proof. The folders are those of external data, where the models
     are not given by their paths.
 
-    Never raises for a cut that is wrong: the verdict says so. Raises GraphRefused for scores that
-    cannot be masked, ProviderError for a provider that cannot be used, and InputError or
-    RuntimeFailure where the original itself does not run.
+    Never raises for a cut that is wrong: the verdict says so. Raises UsageError for a tolerance of
+    no output, GraphRefused for scores that cannot be masked, ProviderError for a provider that
+    cannot be used, and InputError or RuntimeFailure where the original itself does not run.
     """
     settings = settings or Settings()
     before, after = load(original, original_dir), load(cut, cut_dir)
+    _know(settings.tolerances, before, sites)
     total = max((label for site in sites for label in site.ids), default=-1) + 1
     columns = probe.Columns(max(total, max(order, default=-1) + 1), tuple(order), background)
     best: Verdict | None = None
@@ -82,6 +84,17 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     if best is None:  # pragma: no cover  (there is always a first attempt)
         raise RuntimeError
     return best
+
+
+def _know(tolerances: Iterable[str], model: Model, sites: Sequence[Site]) -> None:
+    """Raise UsageError for a tolerance of something that is not compared."""
+    names = [*(v.name for v in model.proto.graph.output), *(site.value for site in sites)]
+    for name in tolerances:
+        if name not in names:
+            raise UsageError(
+                f"a tolerance is set for {name!r}, which is no output of the model",
+                advice=f"These are compared: {', '.join(map(repr, dict.fromkeys(names)))}.",
+            )
 
 
 def _seen(verdict: Verdict) -> int:
