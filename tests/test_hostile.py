@@ -98,6 +98,14 @@ def test_a_location_that_is_no_text(tmp_path: Path) -> None:
     assert "not text" in refused(model, tmp_path)
 
 
+def test_a_length_that_is_said_twice_and_left_empty(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(SIZE))
+    model = tiny()
+    outside(model, location="data", offset=0, length="")
+    tensor(model, "cls0_w").external_data.add(key="length", value=str(SIZE - 4))
+    assert "needs" in refused(model, tmp_path)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 @pytest.mark.parametrize("target", ["../secret", "/etc/passwd", "data"])
 def test_links(tmp_path: Path, target: str) -> None:

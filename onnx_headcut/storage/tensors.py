@@ -124,7 +124,8 @@ def _stored_bytes(tensor: TensorProto, needed: int | None) -> int | None:
     if note is not None:
         return note[0].length
     if uses_external_data(tensor):
-        return next((int(e.value) for e in tensor.external_data if e.key == "length"), None)
+        length = {e.key: e.value for e in tensor.external_data}.get("length")
+        return int(length) if length else None  # numbers, by `external.range_of`
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
     typed = next((len(getattr(tensor, f)) for f in _TYPED if len(getattr(tensor, f))), 0)
