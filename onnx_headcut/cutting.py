@@ -16,10 +16,11 @@ from onnx_headcut.analysis import Analysis, analyse
 from onnx_headcut.apply import Applied, apply
 from onnx_headcut.classes import (
     Classes,
+    ClassMap,
     Evidence,
     cut_metadata,
     find_names,
-    parse_keep,
+    parse_map,
     read_cut_metadata,
     resolve,
 )
@@ -38,7 +39,7 @@ from onnx_headcut.storage.lean import fill_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onnx_headcut.classes import LabelsLike
+    from onnx_headcut.classes import CutRecord, LabelsLike
     from onnx_headcut.storage.external import External
     from onnx_headcut.validation import Claims
     from onnx_headcut.validation.inputs import NamedFeed
@@ -109,9 +110,14 @@ class Cut:
     before: Figures
     after: Figures
     classes: Classes
-    kept: Classes
+    class_map: ClassMap
     verdict: Verdict | None
     output: Path | None
+
+    @property
+    def kept(self) -> Classes:
+        """What the columns of the cut model mean."""
+        return self.classes.mapped(self.class_map)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -165,7 +171,7 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     located = locate(analysis, count=expected, heads=options.heads, layout=layout)
     make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
     found = dropped_column(analysis, located.count)
-    evidence = Evidence(found[0], f"{found[1]} drops column {found[0]}") if found else None
+    evidence = Evidence(found[0], _background_told(*found)) if found else None
     record = read_cut_metadata(metadata)
     if evidence is None and record is not None and record.keep:
         evidence = record.evidence
@@ -216,6 +222,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     ids: Ids = "compact",
+    seed: int = 0,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     validation: bool = True,
@@ -226,7 +233,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     tolerances: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Cut:
-    """Cut ``model`` to the classes ``keep`` and, where ``output`` is given, write it there.
+    """Cut ``model`` to the classes that ``keep`` says, and write it where ``output`` is given.
 
     The file is written only when validation has passed (or was switched off). ``model`` itself is
     never changed. Raises the errors of `onnx_headcut.errors`; a failed or inconclusive validation
@@ -236,7 +243,8 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     lie, "copy" puts them into one file beside the output, "inline" into the model; by default they
     stay where the output's folder holds them, and are copied elsewhere. ``follow_links`` trusts
     data files that are symbolic or hard links. A model that `open_model` gave was read already: what
-    says how to read it was said there. ``tolerances`` are by output, as those of `validate`.
+    says how to read it was said there. What ``keep`` may say is in docs/classes.md; ``seed`` is for
+    what it draws at random. ``tolerances`` are by output, as those of `validate`.
     """
     progress("reading")
     opened: Opened | None = None
@@ -254,24 +262,21 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     progress("planning")
     with foreseen():
         known = opened.known if opened is not None else understand(source, options)
-        kept = parse_keep(keep, known.classes)
-        selection = Selection(known.classes.columns(kept), known.classes.count)
-        plan = make_plan(known.analysis, known.located, selection, ids)
+        wanted = parse_map(keep, known.classes, seed=seed)
+        plan = make_plan(known.analysis, known.located, wanted.selection, ids)
         before = figures(known.analysis, known.located)
         if dry_run:
-            return Cut(source.proto, plan, before, before, known.classes,
-                       known.classes.cut(kept), None, None)  # fmt: skip
+            return Cut(source.proto, plan, before, before, known.classes, wanted, None, None)
         progress("cutting")
         keep_original = opened is not None or source.path is None or validation
-        proto, applied = _applied(source, known, plan, kept, copy=keep_original)
+        proto, applied = _applied(source, known, plan, wanted, copy=keep_original)
         after = figures(known.analysis, known.located, proto)
     verdict = None
     if validation:
         progress("validating")
-        subject = Subject(source, proto, plan, known.classes.background, applied, source)
+        subject = Subject(source, proto, plan, wanted, applied, source)
         verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
-    names = known.classes.cut(kept)
-    result = Cut(proto, plan, before, after, known.classes, names, verdict, target)
+    result = Cut(proto, plan, before, after, known.classes, wanted, verdict, target)
     if target is not None and result.exit_code == 0:
         progress("writing")
         _write(result, source, target, external_data, progress)
@@ -289,6 +294,7 @@ def validate(  # noqa: PLR0913
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     ids: Ids = "compact",
+    seed: int = 0,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     follow_links: bool = False,
@@ -310,21 +316,33 @@ def validate(  # noqa: PLR0913
                 raise UsageError(
                     "the cut model does not say which classes it kept", advice="say it with --keep"
                 )
-            columns: tuple[int, ...] = record.keep
-            if any(c >= known.classes.count for c in columns):
-                raise InputError("the cut model's metadata name columns that the original lacks")
+            wanted = _recorded(record, known.classes)
         else:
-            columns = known.classes.columns(parse_keep(keep, known.classes))
-        plan = make_plan(known.analysis, known.located, Selection(columns, known.classes.count), ids)
+            wanted = parse_map(keep, known.classes, seed=seed)
+        plan = make_plan(known.analysis, known.located, wanted.selection, ids)
     progress("validating")
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
     applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
-    subject = Subject(source, other.proto, plan, known.classes.background, applied, other)
+    subject = Subject(source, other.proto, plan, wanted, applied, other)
     return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
 
 # ------------------------------------------------------------------------------------- steps
+
+
+def _background_told(column: int | None, where: str) -> str:
+    if column is None:
+        return f"{where} numbers every column as a class"
+    return f"{where} drops column {column}"
+
+
+def _recorded(record: CutRecord, classes: Classes) -> ClassMap:
+    """The class map that a cut model's metadata tell of, for an original with ``classes``."""
+    found = record.map or ClassMap.of_columns(record.keep, classes.count, classes.background)
+    if found.count != classes.count or any(c >= classes.count for c in found.order):
+        raise InputError("the cut model's metadata name columns that the original lacks")
+    return found
 
 
 @dataclass(frozen=True)
@@ -334,7 +352,7 @@ class Subject:
     source: files.Source
     proto: onnx.ModelProto
     plan: Plan
-    background: int | None
+    class_map: ClassMap
     applied: Applied | None
     home: files.Source
     """Where the cut model's external data are."""
@@ -347,17 +365,17 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _applied(
-    source: files.Source, known: Understood, plan: Plan, kept: tuple[int, ...], *, copy: bool
+    source: files.Source, known: Understood, plan: Plan, wanted: ClassMap, *, copy: bool
 ) -> tuple[onnx.ModelProto, Applied]:
     """The edited protobuf with its shapes and metadata renewed."""
     proto = _copy(source.proto) if copy else source.proto
-    if plan.selection.identity:
+    if wanted.identity:
         return proto, Applied()
     applied = apply(proto, plan.edits, source.folder)
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
-        existing, known.classes, kept, source_sha256=source.sha256, version=__version__
+        existing, known.classes, wanted, source_sha256=source.sha256, version=__version__
     )
     _set_metadata(proto, new)
     return proto, applied
@@ -425,7 +443,7 @@ def _validate(
         sites=plan.sites,
         cut_sites=plan.cut_sites,
         order=plan.selection.order,
-        background=subject.background,
+        background=subject.class_map.background,
         feeds=feeds,
         provider=provider,
         settings=Settings(
@@ -476,7 +494,7 @@ def _write(
     progress: Progress,
 ) -> None:
     beside = outside(files.all_tensors(source.proto))
-    if result.plan.selection.identity and source.path is not None and not beside:
+    if result.class_map.identity and source.path is not None and not beside:
         write(target, [source.whole()])
         return
     files.save(result.lean, target, source, external_data, progress)

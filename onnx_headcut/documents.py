@@ -26,7 +26,8 @@ def of_cut(result: Cut, *, dry_run: bool) -> dict[str, Any]:
     return _head("cut", result.exit_code) | {
         "dry_run": dry_run,
         "output": str(result.output) if written(result) else None,
-        "keep": list(result.plan.selection.order),
+        "keep": list(result.class_map.order),
+        "map": None if result.class_map.plain else json.loads(result.class_map.to_json()),
         "classes": {"before": asdict(result.classes), "after": asdict(result.kept)},
         "figures": {
             "before": asdict(result.before),

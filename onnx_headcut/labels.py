@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -38,12 +39,16 @@ class Site:
     ``ids[i]`` is the source class at position ``i`` of ``axis`` (non-negative), or ``NONE``.
     A site says nothing of how the scores came there nor of what happens behind: validation masks
     and excites classes here, and shares nothing else with the cutter.
+
+    With ``exact`` scores, classes are defined behind the activation: these are its results, and
+    what leads from one site to another is left as it is.
     """
 
     value: str
     axis: int
     ids: tuple[int, ...]
     activation: Activation
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Selection:
     """The cut as a map of columns: new column ``j`` is source column ``order[j]``.
 
     ``order`` contains the background's column where the model has one; ``count`` is the number of
-    source columns.
+    source columns. A source column may stand there twice (repetition, new classes): its copies
+    are told apart by their new columns, see `copies` and `columns_at`.
     """
 
     order: tuple[int, ...]
@@ -59,8 +65,13 @@ class Selection:
 
     @cached_property
     def column(self) -> dict[int, int]:
-        """New column by source class."""
+        """New column by source class; of a repeated class the last."""
         return {c: j for j, c in enumerate(self.order)}
+
+    @cached_property
+    def repeated(self) -> frozenset[int]:
+        """Source classes that stand in several new columns."""
+        return frozenset(c for c in self.order if self.order.count(c) > 1)
 
     @property
     def identity(self) -> bool:
@@ -73,9 +84,12 @@ class Selection:
         The work is on the (anchor, class) grid, whatever its layout: a position's *slot* is the
         rank of its class among the kept ones present; slot ``r`` is filled with the ``r``-th class
         of the new order, from the same occurrence (anchor). Positions without a class stay.
+        Further copies of a class stand behind the slot of the column before them.
         Raises ValueError where kept classes occur unequally often and the order changes.
         """
         there = set(np.unique(ids).tolist())
+        if self.repeated & there:
+            return self._repeat(ids, there)
         present = [c for c in self.order if c in there]
         kept = np.flatnonzero(np.isin(ids, [NONE, *present]))
         slots = sorted(present)
@@ -90,6 +104,79 @@ class Selection:
             source[places[slot]] = places[cls]
         result: Ints = source[kept]
         return result
+
+    def _repeat(self, ids: Ints, there: set[int]) -> Ints:
+        """`take` with copies: behind one position (a·C + k), or a whole run of anchors (k·A + a)."""
+        present = [c for c in self.order if c in there]
+        places = {c: np.flatnonzero(ids == c) for c in there if c != NONE}
+        if len({len(places[c]) for c in present}) != 1:
+            msg = "the kept classes occur unequally often on this axis, so they cannot be repeated"
+            raise ValueError(msg)
+        anchors = len(places[present[0]])
+        runs = anchors > 1 and _in_runs(places)
+        slots = iter(sorted(set(present)))
+        entries = [((int(p), 0, 0), int(p)) for p in np.flatnonzero(ids == NONE)]
+        seen, at = set[int](), places[present[0]]
+        for number, cls in enumerate(present):
+            copy = number if cls in seen else 0
+            if not copy:
+                at = places[next(slots)]
+                seen.add(cls)
+            for a, position in enumerate(places[cls].tolist()):
+                behind = int(at[-1] if runs and copy else at[a])
+                entries.append(((behind, copy, a), position))
+        return np.array([position for _, position in sorted(entries)], np.int64)
+
+    def columns_at(self, ids: Ints, take: Ints) -> Ints:
+        """New column of each new position, which was position ``take[q]`` with class ``ids``."""
+        classes = ids[take]
+        if not self.repeated:
+            return np.array([self.column.get(int(c), NONE) for c in classes], np.int64)
+        columns = {c: [j for j, d in enumerate(self.order) if d == c] for c in set(self.order)}
+        return np.array(
+            [columns[int(c)][k % len(columns[int(c)])] if c != NONE else NONE
+             for c, k in zip(classes, copies(take), strict=True)], np.int64,
+        )  # fmt: skip
+
+
+def _in_runs(places: dict[int, Ints]) -> bool:
+    """Whether all anchors of a class stand side by side (k·A + a), rather than its classes."""
+    def apart(parts: list[Ints]) -> bool:
+        ordered = sorted(parts, key=lambda p: int(p.min()))
+        return all(a.max() < b.min() for a, b in pairwise(ordered))
+
+    found = list(places.values())
+    by_class, alike = apart(found), len({len(p) for p in found}) == 1
+    by_anchor = alike and apart([np.array(p) for p in zip(*found, strict=True)])
+    if by_class == by_anchor:
+        msg = "nothing shows how anchors and classes share this axis, so no class can be repeated"
+        raise ValueError(msg)
+    return by_class
+
+
+def copies(take: Ints) -> Ints:
+    """Of each new position, how many before it are copies of the same old one."""
+    result = np.zeros(len(take), np.int64)
+    if len(np.unique(take)) == len(take):
+        return result
+    seen: dict[int, int] = {}
+    for q, p in enumerate(take.tolist()):
+        result[q] = seen[p] = seen.get(p, -1) + 1
+    return result
+
+
+def told_apart(numbers: Array, take: Ints, axis: int, size: int) -> Array:
+    """Positions ``take`` of element numbers below ``size``, with copies numbered anew.
+
+    Negative numbers stand for no element and stay.
+    """
+    taken = numbers.take(take, axis)
+    ranks = copies(take)
+    if not ranks.any():
+        return taken
+    shape = [1] * taken.ndim
+    shape[axis] = len(take)
+    return np.where(taken < 0, taken, taken.astype(np.int64) + size * ranks.reshape(shape))
 
 
 @dataclass(frozen=True)

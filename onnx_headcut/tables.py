@@ -75,7 +75,7 @@ def show_inspection(to: Console, found: Inspection, model: Path) -> None:
 def show_plan(to: Console, result: Cut, model: Path) -> None:
     """Print what a cut would do: every edit, node by node."""
     _title(to, f"{model}: the plan")
-    if result.plan.selection.identity:
+    if result.class_map.identity:
         to.print("Everything is kept: the cut is a copy, byte for byte.")
     for line in result.plan.lines():
         to.print(Text(f"- {printable(line)}"))
@@ -144,14 +144,21 @@ def _before_after(before: Figures, after: Figures) -> _Rows:
 
 def _kept_facts(facts: Table, result: Cut) -> None:
     kept, classes = result.kept, result.classes
-    columns = [
-        f"{new} {kept.name(new)} (was {old})" if new != old else f"{new} {kept.name(new)}"
-        for new, old in enumerate(result.plan.selection.order)
-    ]
+    columns = [_origin(result, new) for new in range(kept.count)]
     text = f"{kept.count} of {classes.count} columns: {', '.join(columns)}"
     _fact(facts, "Kept", text)
     _fact(facts, "Names", classes.names_why)
     _background_fact(facts, classes)
+
+
+def _origin(result: Cut, new: int) -> str:
+    """One column of the cut: its name, and what it was or is made of."""
+    row, name = result.class_map.rows[new], f"{new} {result.kept.name(new)}"
+    if row.plain:
+        return f"{name} (was {row.template})" if row.template != new else name
+    return f"{name} (was {result.class_map.describe(new)})" if row.merged else (
+        f"{name} ({result.class_map.describe(new)})"
+    )
 
 
 def _class_facts(facts: Table, classes: Classes) -> None:

@@ -197,7 +197,7 @@ def _foreign_op() -> onnx.ModelProto:
     [
         (tiny, ["--keep", "1-9"], 2, "ids are 0 to 5"),
         (tiny, ["--keep", "catt"], 2, "nearest names: cat"),
-        (tiny, ["--keep", "cat,1"], 2, "kept twice"),
+        (tiny, ["--keep", "cat,1-2"], 2, "kept twice"),
         (tiny, ["--keep", ""], 2, "no class"),
         (tiny, ["--keep", "background"], 2, "only the background"),
         (tiny, ["--keep", "@missing.txt"], 2, "missing.txt"),

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnx_headcut.classes.mapping import ClassMap
 from onnx_headcut.classes.names import (
     BACKGROUND,
     PRESETS,
@@ -58,14 +59,27 @@ class Classes:
         before = sum(column < self.background for column in keep)
         return (*keep[:before], self.background, *keep[before:])
 
+    def map_of(self, keep: Sequence[int]) -> ClassMap:
+        """Return the class map that keeps ``keep``, given without the background."""
+        return ClassMap.of_columns(self.columns(keep), self.count, self.background)
+
     def cut(self, keep: Sequence[int]) -> Classes:
         """Return what the columns mean after a cut to ``keep``, given without the background."""
-        columns = self.columns(keep)
+        return self.mapped(self.map_of(keep))
+
+    def mapped(self, class_map: ClassMap) -> Classes:
+        """Return what the columns mean after a cut by ``class_map``."""
+        old = self.names or (None,) * self.count
+        names = tuple(old[row.template] if row.name is None else row.name for row in class_map.rows)
+        known = bool(self.names) or any(names)
+        if known and class_map.new_background is not None:
+            at = class_map.new_background
+            names = (*names[:at], BACKGROUND, *names[at + 1 :])
         return replace(
             self,
-            count=len(columns),
-            background=None if self.background is None else columns.index(self.background),
-            names=tuple(self.names[column] for column in columns) if self.names else (),
+            count=len(class_map.rows),
+            background=class_map.new_background,
+            names=names if known else (),
         )
 
 

@@ -1,152 +1,247 @@
-"""SPEC: the words with which a person says which classes to keep, and in which order.
-
-::
-
-    spec  = item {"," item}
-    item  = id | id "-" id | name | '"' name '"' | "@" file
+"""Which columns a person means, and what the new ones are made of: SPEC with the classes known.
 
 Ids are the head's own columns. A number is an id and a name may be written bare, unless that
 could mean two different columns (an age group called ``3-5``, a digit called ``7``): then it is
 refused until it is put in quotes, which always make it a name; a range of one, ``7-7``, is always
-an id. A name in quotes may hold commas, and a quote doubled.
+an id. A name in quotes may hold commas, and a quote doubled. An item that is a class's name as a
+whole is that class, whatever it holds (``a=b``, ``random 3``). The grammar is in `spec`.
 """
 
 from __future__ import annotations
 
 import difflib
-import operator
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, SupportsIndex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from onnx_headcut.classes.names import PRESETS, is_background, read_text
+import numpy as np
+
+from onnx_headcut.classes.mapping import ClassMap, Row, Start, row_of
+from onnx_headcut.classes.names import PRESETS, is_background
+from onnx_headcut.classes.spec import GRAMMAR, Assigned, Item, New, assigned, items_of
 from onnx_headcut.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from onnx_headcut.classes.background import Classes
 
-_QUOTED = r'"((?:[^"]|"")*)"'
-_ITEM = re.compile(rf"\s*(?:{_QUOTED}\s*(?=,|\Z)|([^,]*))(,|\Z)")
 _IDS = re.compile(r"([0-9]+)(?:\s*-\s*([0-9]+))?")
-# Up to a '#' that starts the line or a word: the name C# keeps its own, quotes keep theirs.
-_UNCOMMENTED = re.compile(r'(?:"[^"]*"|[^#]|(?<=\S)#)*')
+_RANDOM = re.compile(r"random\s+([0-9]{1,6})")
 _SHOWN = 10
-
-_GRAMMAR = (
-    "Write names and ids separated by commas, ranges such as 1-8, or @FILE with one or more a line."
-)
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One thing to keep as it was written; ``kind`` bare is for the classes to tell."""
-
-    text: str
-    kind: Literal["bare", "name", "id"] = "bare"
-    where: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text!r}{self.where}"
 
 
 def parse_keep(spec: str | Sequence[int | str], classes: Classes) -> tuple[int, ...]:
-    """Return the columns to keep in their new order, without the background.
+    """Columns of a SPEC that keeps classes as they are, in their new order, without the background.
 
-    ``spec`` is a SPEC (see the module), or a sequence in which an int is an id and a string is
-    one item, commas and all. The background may be named: it stays whether or not it is. Raises
-    UsageError for what is not there, for duplicates, and where nothing is left to keep; InputError
-    for a file that cannot be read.
+    As `parse_map`, for those who can do with columns. Raises UsageError for other maps, too.
     """
-    written = _split(spec) if isinstance(spec, str) else [_given(part) for part in spec]
-    items = list(_included(written))
-    kept: dict[int, _Item] = {}
+    found = parse_map(spec, classes)
+    if any(not row.plain for row in found.rows):
+        raise UsageError("only classes as they are can be kept here, not merged or new ones")
+    return tuple(c for c in found.order if c != classes.background)
+
+
+def parse_map(spec: str | Sequence[int | str], classes: Classes, *, seed: int = 0) -> ClassMap:
+    """The class map that a SPEC says, the background in it.
+
+    ``spec`` is a SPEC (see `spec`), or a sequence in which an int is an id and a string is one
+    item, commas and all. The background may be named: it stays whether or not it is. ``seed`` is
+    for ``random N`` and for new weights. Raises UsageError for what is not there or contradicts
+    itself, and where nothing is left to keep; InputError for a file that cannot be read.
+    """
+    items = items_of(spec)
+    reader = _Reader(classes, seed)
     for item in items:
-        for column in _columns(item, classes):
-            if column == classes.background:
-                continue
-            if column in kept:
-                raise UsageError(
-                    f"{classes.name(column)} (column {column}) is to be kept twice: "
-                    f"as {kept[column]} and as {item}",
-                    advice="Name each class once.",
-                )
-            kept[column] = item
-    if not kept:
+        reader.read(item)
+    reader.check()
+    if not reader.entries:
         what = "only the background" if items else "no class"
-        raise UsageError(f"what to keep names {what}", advice=_GRAMMAR)
-    return tuple(kept)
+        raise UsageError(f"what to keep names {what}", advice=GRAMMAR)
+    return reader.map()
 
 
-def _split(text: str, where: str = "") -> list[_Item]:
-    """Return the items of a SPEC; none for a blank one, UsageError for an empty item."""
-    items: list[_Item] = []
-    position, more = 0, bool(text.strip())
-    while more:
-        match = _ITEM.match(text, position)
-        assert match is not None  # noqa: S101 - its second branch takes any text
-        items.append(_matched(match, where))
-        position, more = match.end(), bool(match[3])
-    for number, item in enumerate(items, 1):
-        if not item.text:
-            raise UsageError(f"item {number} of {text!r}{where} is empty", advice=_GRAMMAR)
-    return items
+@dataclass(frozen=True)
+class _Entry:
+    """A row with how it was written; its template is None until the default is known."""
+
+    row: Row
+    item: Item
+    alone: bool = True
+    template: bool = True
+    said: bool = False
 
 
-def _matched(match: re.Match[str], where: str) -> _Item:
-    if match[1] is not None:
-        return _Item(match[1].replace('""', '"').strip(), "name", where)
-    return _Item(match[2].strip(), "bare", where)
+@dataclass
+class _Reader:
+    """Reads items into rows, one by one, and then looks at them together."""
 
+    classes: Classes
+    seed: int
+    entries: list[_Entry] = field(default_factory=list)
+    draws: list[tuple[int, int, Item]] = field(default_factory=list)
 
-def _given(part: int | str | SupportsIndex) -> _Item:
-    """Return the item of a sequence's part; numpy's integers are ids, too."""
-    if isinstance(part, str):
-        quoted = re.fullmatch(rf"\s*{_QUOTED}\s*()", part)
-        item = _matched(quoted, "") if quoted else _Item(part.strip())
-        if item.text:
-            return item
-    elif not isinstance(part, bool):
-        try:
-            return _Item(str(operator.index(part)), "id")
-        except TypeError:
-            pass
-    raise UsageError(f"{part!r} is no class to keep", advice="Give ids as int and names as str.")
+    def read(self, item: Item) -> None:
+        """Read one item: columns, a draw, or something made."""
+        if item.kind == "bare" and not _exact(item.text, self.classes):
+            draw = _RANDOM.fullmatch(item.text)
+            if draw is not None:
+                self.draws.append((len(self.entries), int(draw[1]), item))
+                return
+            made = assigned(item)
+            if made is not None:
+                self._made(item, made)
+                return
+        columns = _columns(item, self.classes)
+        for column in columns:
+            if column != self.classes.background:
+                self.entries.append(_Entry(row_of(column), item, alone=len(columns) == 1))
 
+    def _made(self, item: Item, made: Assigned) -> None:
+        if made.new is not None:
+            self._new(item, made.name, made.new)
+            return
+        members = self._members(item, made.members)
+        self._check_name(item, made.name, members)
+        weight = 1 / len(members)
+        name = None if self._is(made.name, members[0]) else made.name.text
+        row = Row(members[0], tuple((c, weight) for c in members), name=name,
+                  merged=len(members) > 1)  # fmt: skip
+        self.entries.append(_Entry(row, item, said=True))
 
-def _included(items: Iterable[_Item]) -> Iterable[_Item]:
-    """Return the items with those of files in place of ``@file``."""
-    for item in items:
-        if item.kind != "bare" or not item.text.startswith("@"):
-            yield item
-            continue
-        name = item.text[1:].strip()
-        if not name:
-            raise UsageError("there is no file name behind the @", advice=_GRAMMAR)
-        text = read_text(Path(name), "file of classes to keep", advice=_GRAMMAR)
-        found = list(_of_file(text, name))
-        if not found:
-            raise UsageError(f"{name!r} names no class", advice=_GRAMMAR)
-        yield from found
+    def _new(self, item: Item, name: Item, new: New) -> None:
+        known = self._existing(name)
+        if self.classes.background in known or _is_background(name, self.classes):
+            raise UsageError(
+                f"{item}: the background cannot start anew",
+                advice="It stays by itself; --fit-background makes it stand for dropped classes.",
+            )
+        members = self._members(item, new.of) if new.of else ()
+        start = None if members else Start("zeros" if new.kind == "zeros" else "normal", new.std)
+        terms = tuple((c, 1 / len(members)) for c in members)
+        for column in known or [members[0] if members else -1]:
+            row = Row(column, terms, start, None if known else name.text, grown=bool(members))
+            self.entries.append(_Entry(row, item, template=column >= 0, said=True))
 
+    def _existing(self, name: Item) -> Sequence[int]:
+        """Columns of classes that are to start anew; none for the name of a new class."""
+        if name.kind == "bare" and _IDS.fullmatch(name.text):
+            return _columns(name, self.classes)
+        return self._named(name)
 
-def _of_file(text: str, name: str) -> Iterable[_Item]:
-    for number, line in enumerate(text.splitlines(), 1):
-        where = f" ({name}, line {number})"
-        match = _UNCOMMENTED.match(line)
-        words = match[0].strip() if match else ""
-        for item in _split(words.removesuffix(","), where):
-            if item.kind == "bare" and item.text.startswith("@"):
+    def _named(self, name: Item) -> list[int]:
+        folded = name.text.casefold()
+        exact = _exact(name.text, self.classes)
+        return exact or [i for i, n in enumerate(self.classes.names) if n and n.casefold() == folded]
+
+    def _members(self, item: Item, members: Sequence[Item]) -> list[int]:
+        columns = [c for member in members for c in _columns(member, self.classes)]
+        if self.classes.background in columns:
+            raise UsageError(
+                f"{item} merges across the background",
+                advice="The background stays by itself; name classes of objects only.",
+            )
+        if len(set(columns)) < len(columns):
+            raise UsageError(f"{item} names a class twice", advice="Name each member once.")
+        return columns
+
+    def _is(self, name: Item, column: int) -> bool:
+        return bool(self.classes.names) and self.classes.names[column] == name.text
+
+    def _check_name(self, item: Item, name: Item, members: Sequence[int]) -> None:
+        if name.kind == "bare" and _IDS.fullmatch(name.text) and not self._named(name):
+            raise UsageError(
+                f"{item}: {name.text!r} reads as an id, not as a new name",
+                advice=f'Put a name of digits in quotes: "{name.text}"=...',
+            )
+        if _is_background(name, self.classes):
+            raise UsageError(f"{item}: no class can be called as the background is")
+        others = [c for c in self._named(name) if c not in members]
+        if others:
+            raise UsageError(
+                f"{item}: {name.text!r} is the name of another class already "
+                f"(column {_listed(others)}), so that the names would run in a circle",
+                advice="Choose a name that no class has, or name that class among the members.",
+            )
+
+    # -- all together
+
+    def check(self) -> None:
+        """Refuse what is written twice without having been said."""
+        self._check_ranges()
+        merged = {c: e for e in self.entries if e.row.merged for c in e.row.members}
+        for entry in self.entries:
+            column = entry.row.template
+            if column in merged and not entry.said and entry.row.plain:
+                name = self.classes.name(column)
                 raise UsageError(
-                    f"{item} would read a file from a file",
-                    advice="Name its classes here, or put quotes around a name that starts with @.",
+                    f"{name} (column {column}) is kept as {entry.item} and is also a member of "
+                    f"{merged[column].item}",
+                    advice=f"Say so, if it is meant: {name}={name} keeps it beside the merge.",
                 )
-            yield item
+        names: dict[str, Item] = {}
+        for entry in self.entries:
+            called = entry.row.name
+            if called is not None and called in names:
+                raise UsageError(
+                    f"the name {called!r} is given twice: in {names[called]} and in {entry.item}"
+                )
+            if called is not None:
+                names[called] = entry.item
+
+    def _check_ranges(self) -> None:
+        """A class is repeated by naming it alone, and more than once; in a range it is a slip."""
+        seen: dict[int, _Entry] = {}
+        for entry in self.entries:
+            column = entry.row.template
+            if entry.said or not entry.row.plain:
+                continue
+            other = seen.setdefault(column, entry)
+            if other is not entry and not (other.alone and entry.alone):
+                raise UsageError(
+                    f"{self.classes.name(column)} (column {column}) is to be kept twice: "
+                    f"as {other.item} and as {entry.item}",
+                    advice="A class is repeated by naming it twice by itself, not in a range.",
+                )
+
+    def map(self) -> ClassMap:
+        """The rows, with draws made and the background put on its side."""
+        entries = self._drawn()
+        first = [e.row.template for e in entries if e.template and e.row.start is None
+                 and not e.row.grown] + [e.row.template for e in entries if e.template]  # fmt: skip
+        others = [c for c in range(self.classes.count) if c != self.classes.background]
+        default = [*first, *others][0]
+        rows = [e.row if e.template else Row(default, (), e.row.start, e.row.name)
+                for e in entries]  # fmt: skip
+        background = self.classes.background
+        if background is not None:
+            before = sum(row.template < background for row in rows)
+            rows.insert(before, row_of(background))
+        return ClassMap(tuple(rows), self.classes.count, background, self.seed)
+
+    def _drawn(self) -> list[_Entry]:
+        entries = list(self.entries)
+        named = {c for e in entries for c in (e.row.template, *e.row.members) if e.template}
+        left = [c for c in range(self.classes.count)
+                if c != self.classes.background and c not in named]  # fmt: skip
+        rng = np.random.default_rng(self.seed)
+        for at, number, item in reversed(self.draws):
+            if not 0 < number <= len(left):
+                raise UsageError(
+                    f"{item}: there are {len(left)} classes to draw from",
+                    advice="The background and the classes named beside it are not drawn.",
+                )
+            drawn = sorted(rng.choice(len(left), number, replace=False).tolist())
+            entries[at:at] = [_Entry(row_of(left[k]), item) for k in drawn]
+            left = [c for k, c in enumerate(left) if k not in drawn]
+        return entries
 
 
-def _columns(item: _Item, classes: Classes) -> Sequence[int]:
+def _is_background(name: Item, classes: Classes) -> bool:
+    return is_background(name.text) and (classes.background is not None or not classes.names)
+
+
+def _columns(item: Item, classes: Classes) -> Sequence[int]:
     """Return the columns that an item means, one of them but for a range."""
     named = [] if item.kind == "id" else _exact(item.text, classes)
     ids = None if item.kind == "name" else _ids(item, classes, known=bool(named))
@@ -165,7 +260,7 @@ def _exact(text: str, classes: Classes) -> list[int]:
     return [column for column, name in enumerate(classes.names) if name == text]
 
 
-def _ids(item: _Item, classes: Classes, *, known: bool) -> range | None:
+def _ids(item: Item, classes: Classes, *, known: bool) -> range | None:
     """Return an item's ids, or None if it is none; ``known`` names need not be valid ids."""
     match = _IDS.fullmatch(item.text)
     if match is None:
@@ -187,14 +282,14 @@ def _ids(item: _Item, classes: Classes, *, known: bool) -> range | None:
     raise _outside(item, classes)
 
 
-def _outside(item: _Item, classes: Classes) -> UsageError:
+def _outside(item: Item, classes: Classes) -> UsageError:
     return UsageError(
         f"there is no class {item}: the head's ids are 0 to {classes.count - 1}",
         advice="`onnx-headcut inspect` lists them with their names.",
     )
 
 
-def _by_name(item: _Item, named: list[int], classes: Classes) -> int:
+def _by_name(item: Item, named: list[int], classes: Classes) -> int:
     if not named and classes.background is not None and is_background(item.text):
         return classes.background
     if not named:  # case matters only where it tells two names apart
@@ -215,7 +310,7 @@ def _listed(columns: Sequence[int]) -> str:
     return f"{shown}, ..." if len(columns) > _SHOWN else shown
 
 
-def _unknown(item: _Item, classes: Classes) -> UsageError:
+def _unknown(item: Item, classes: Classes) -> UsageError:
     ids = f"ids 0 to {classes.count - 1}"
     if not classes.names:
         return UsageError(

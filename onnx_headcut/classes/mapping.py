@@ -38,10 +38,11 @@ PRIOR = 0.01
 class Start:
     """How a row with new weights begins; its bias comes from `ClassMap.prior`.
 
-    ``std`` is the standard deviation of ``normal``, in units of the head's weights.
+    ``std`` is the standard deviation of ``normal``, in units of the head's weights. ``given``
+    stands for weights and biases that were computed elsewhere (`Given`), a fitted background's.
     """
 
-    kind: Literal["zeros", "normal"]
+    kind: Literal["zeros", "normal", "given"]
     std: float = 0.0
 
 
@@ -155,6 +156,8 @@ class ClassMap:
         """What new column ``j`` is made of, for tables: ``3``, ``3 + 8``, ``new, like 4``."""
         row = self.rows[j]
         if row.start is not None:
+            if row.start.kind == "given":
+                return f"{row.template} (fitted)"
             start = row.start.kind if row.start.kind == "zeros" else f"normal {row.start.std:g}"
             return f"new ({start}), like {row.template}"
         said = " + ".join(
@@ -203,7 +206,7 @@ class ClassMap:
 
 def _row(entry: dict[str, Any], name: str | None) -> Row:
     start = entry.get("start")
-    if start is not None and start["kind"] not in {"zeros", "normal"}:
+    if start is not None and start["kind"] not in {"zeros", "normal", "given"}:
         raise ValueError(f"{start['kind']!r} is no start")
     return Row(
         int(entry["template"]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnx_headcut.classes.background import Classes, Evidence
+from onnx_headcut.classes.mapping import ClassMap
 from onnx_headcut.classes.names import (
     BACKGROUND,
     METADATA_KEYS,
@@ -21,7 +22,7 @@ from onnx_headcut.classes.names import (
 from onnx_headcut.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 _PREFIX = "onnx_headcut."
 _RECORD = "record of a former cut"
@@ -36,7 +37,8 @@ class CutRecord:
     """What was cut: ``keep[i]`` is the source's column at the cut model's column ``i``.
 
     ``names`` has one entry a column, None where it is unknown; ``background`` is the cut model's
-    column. ``source_sha256`` is that of the file that was cut.
+    column. ``source_sha256`` is that of the file that was cut. ``map`` is the class map, where
+    columns are more than the source's in another order; ``keep`` are its templates then.
     """
 
     version: str
@@ -44,6 +46,7 @@ class CutRecord:
     keep: tuple[int, ...]
     names: tuple[str | None, ...]
     background: int | None
+    map: ClassMap | None = None
 
     @property
     def evidence(self) -> Evidence:
@@ -70,17 +73,18 @@ def find_names(labels: LabelsLike | None, metadata: Mapping[str, str]) -> Names 
 def cut_metadata(
     existing: Mapping[str, str],
     classes: Classes,
-    keep: Sequence[int],
+    class_map: ClassMap,
     *,
     source_sha256: str,
     version: str,
 ) -> dict[str, str]:
-    """Return the metadata of the model that is ``classes`` cut to ``keep`` (no background in it).
+    """Return the metadata of the model that is ``classes`` cut by ``class_map``.
 
     Lists of class names in it are rewritten in their own form, and left out where it is not known
     whose names they are; the cut is recorded; all else stays. It depends on the arguments only.
     """
-    metadata = dict(existing)
+    metadata = {k: v for k, v in existing.items() if k != f"{_PREFIX}map"}
+    after = classes.mapped(class_map)
     for key in METADATA_KEYS:
         entries = entries_of(metadata.get(key, ""))
         if entries is None:
@@ -88,23 +92,24 @@ def cut_metadata(
         if classes.names:
             with_background = any(is_background(name) for name in entries)
             names = [
-                classes.name(column)
-                for column in classes.columns(keep)
-                if with_background or column != classes.background
+                row.name or classes.name(row.template)
+                for j, row in enumerate(class_map.rows)
+                if with_background or j != after.background
             ]
             metadata[key] = rewrite(metadata[key], names)
         else:
             del metadata[key]  # no names are better than those of other classes
-    after = classes.cut(keep)
     columns = after.names or (None,) * after.count
     recorded = [BACKGROUND if i == after.background else name for i, name in enumerate(columns)]
     record = {
         "version": version,
         "source_sha256": source_sha256,
-        "keep": json.dumps(classes.columns(keep)),
+        "keep": json.dumps(class_map.order),
         "names": json.dumps(recorded, ensure_ascii=False),
         "background": json.dumps(after.background),
     }
+    if not class_map.plain:
+        record["map"] = class_map.to_json()
     return metadata | {f"{_PREFIX}{key}": value for key, value in record.items()}
 
 
@@ -125,12 +130,21 @@ def read_cut_metadata(metadata: Mapping[str, str]) -> CutRecord | None:
         raise _malformed("background", f"is {background!r}, which its names do not call so")
     if background is None and ids:
         raise _malformed("background", f"is null, but its names call column {ids[0]} so")
+    found = None
+    if f"{_PREFIX}map" in metadata:
+        try:
+            found = ClassMap.from_json(_entry(metadata, "map"), names)
+        except ValueError as error:
+            raise _malformed("map", str(error)) from None
+        if found.order != tuple(keep):
+            raise _malformed("map", "names other columns than the entry 'keep'")
     return CutRecord(
         version=_entry(metadata, "version"),
         source_sha256=_entry(metadata, "source_sha256"),
         keep=tuple(keep),
         names=tuple(names),
         background=ids[0] if ids else None,
+        map=found,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -212,7 +213,8 @@ def over_classes(view: View, body: Scope, ids: Ints) -> list[Mark | None]:
         if name in body.tables:
             old = tuple(body.tables[name])
             # the first iterations stay, and work on the kept classes
-            given[name] = PerIteration(ids, take, old, (IteratedOption(old[: len(take)]),))
+            new = numbered(view, old, len(take))
+            given[name] = PerIteration(ids, take, old, (IteratedOption(new),))
     count = view.old[0].value
     if count is None or not is_fixed(view.scope, view.node.input[0]):
         view.refuse("how often it runs is computed from the picture")
@@ -222,6 +224,16 @@ def over_classes(view: View, body: Scope, ids: Ints) -> list[Mark | None]:
     edit = ed.Replace(view.place, 0, np.full(count.shape, len(take), count.dtype))
     view.trace.add(edit, view)
     return [Rows() if m is None else m for m in marks]
+
+
+def numbered(view: View, old: tuple[Array, ...], count: int) -> tuple[Array, ...]:
+    """A number of the first ``count`` iterations; it goes on as it runs where there were fewer."""
+    if count <= len(old):
+        return old[:count]
+    step = old[1] - old[0]
+    if any(not np.array_equal(b - a, step) for a, b in pairwise(old)):
+        view.refuse("with more classes than it has, its iterations could not be numbered")
+    return tuple((old[0] + step * k).astype(old[0].dtype) for k in range(count))
 
 
 def stacked(mark: Mark | None) -> Mark | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed, select
-from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole, copies
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.values import (
     NO_SLOT,
@@ -96,13 +96,16 @@ def flat_index(view: View, data: Labels) -> Outcome:
     """
     factors, lookup, others = terms_of(view)
     take = view.take(data.ids)
+    ranks, own = copies(take), copies(lookup.take)
     old_rest, new_rest = places(others, _stride(data.ids), len(data.ids))
     for option in lookup.options:
         old = (factors[0] * lookup.old[lookup.take])[:, None] + old_rest[None]
         new = (factors[1] * option.new)[:, None] + new_rest[None]
         old, new = old.astype(np.int64).ravel(), new.astype(np.int64).ravel()
         inside = (new >= 0).all() and (new < len(take)).all() and (old < len(data.ids)).all()
-        if inside and np.array_equal(take[new], old) and possible(view, option):
+        copy = np.repeat(own, len(new) // max(1, len(own)))
+        same = inside and np.array_equal(take[new], old) and np.array_equal(ranks[new], copy)
+        if same and possible(view, option):
             commit(view, option)
             return Outcome([Rows()])
     view.refuse("its index over classes and places would pick other elements after the cut")
@@ -192,7 +195,9 @@ def take_position(view: View, index: Lookup, data: Labels) -> None:
     for option in index.options:
         old, new = index.old[index.take].astype(np.int64), option.new.astype(np.int64)
         inside = (new < len(take)).all() and (new >= 0).all() and (old < len(data.ids)).all()
-        if inside and np.array_equal(take[new], old) and possible(view, option):
+        same = inside and np.array_equal(take[new], old)
+        same = same and np.array_equal(copies(take)[new], copies(index.take))
+        if same and possible(view, option):
             commit(view, option)
             return
     view.refuse("its indices would pick other classes after the cut")
@@ -355,10 +360,10 @@ def renumber(
     if offset is None:
         return None
     new = sliced.copy()
-    kept = index.ids[index.take]
-    for row, cls in zip(option.new.astype(np.int64), kept, strict=True):
-        if cls != NONE:
-            new[row] = view.sel.column[int(cls)] + offset
+    kept = view.sel.columns_at(index.ids, index.take)
+    for row, column in zip(option.new.astype(np.int64), kept, strict=True):
+        if column != NONE:
+            new[row] = column + offset
     return new
 
 

@@ -24,6 +24,8 @@ from onnx_headcut.labels import (
     PerIteration,
     Rows,
     Whole,
+    copies,
+    told_apart,
 )
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.values import MOST_OPTIONS, commit, counted, possible
@@ -161,7 +163,7 @@ def pick(view: View) -> Outcome:
     labels = view.labels(0)
     shape = view.shape(0)
     numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-    left = numbers.take(view.take(labels.ids), labels.axis)
+    left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
     first = next(m for m in view.marks if isinstance(m, PerIteration))
     before = [run(view, view.node, [numbers, *_rest(view, t)])[0] for t in range(len(first.ids))]
     for chosen in _combinations(view):
@@ -177,7 +179,8 @@ def pick(view: View) -> Outcome:
             ]  # fmt: skip
         except Exception:  # noqa: BLE001  outside the shortened axis: not this choice
             continue
-        wanted = [before[p] for p in first.take]
+        wanted = [before[p] + numbers.size * k
+                  for p, k in zip(first.take, copies(first.take), strict=True)]  # fmt: skip
         if _same(after, wanted) and possible(view, option):
             commit(view, option)
             return Outcome([Rows()])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.labels import NONE, Labels, Whole
+from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def movement(view: View) -> Outcome:
     numbers = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
     before = run(view, view.node, [f.value for f in view.old], numbers)
     marks = [mark_of(view, o, labels, shape) for o in before]
-    wanted = [kept(view, o, m) for o, m in zip(before, marks, strict=True)]
+    wanted = [kept(view, o, m, numbers.size) for o, m in zip(before, marks, strict=True)]
     if all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
         return Outcome(marks)
-    left = numbers.take(view.take(labels.ids), labels.axis)
+    left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
     if all(w is None or w.size for w in wanted):
         for proposal in [
             [],
@@ -129,12 +129,21 @@ def varies(classes: Array, axis: int) -> bool:
     return bool((classes != first).any())
 
 
-def kept(view: View, numbers: Array, mark: Mark | None) -> Array | None:
-    """The elements of an output that stay, in their new order; None where the output goes."""
+def kept(view: View, numbers: Array, mark: Mark | None, size: int) -> Array | None:
+    """The elements of an output that stay, in their new order; None where the output goes.
+
+    ``numbers`` are below ``size``; where a class is repeated, those of its copies are above.
+    """
     if isinstance(mark, Labels):
-        return numbers.take(view.take(mark.ids), mark.axis)
+        return told_apart(numbers, view.take(mark.ids), mark.axis, size)
     if isinstance(mark, Whole) and mark.cls not in view.sel.column:
         return None
+    if isinstance(mark, Whole) and mark.cls in view.sel.repeated:
+        view.refuse(
+            f"class {mark.cls} has a branch of its own here, which several new classes would need",
+            "name each class of this model once, and let new classes take the place of dropped "
+            "ones: drone=new(copy dropped_class); or export it without a branch for each class",
+        )
     return numbers
 
 
@@ -180,16 +189,23 @@ def indices(
     value = view.old[1].value
     if axis != labels.axis or value is None:
         return
-    take = view.take(labels.ids)
-    place = {int(p): q for q, p in enumerate(take)}
     flat = np.where(value < 0, value + len(labels.ids), value)
-    mark = marks[0]
+    place, mark = places(view.take(labels.ids)), marks[0]
+    ranks = np.zeros(flat.size, np.int64)
     if isinstance(mark, Labels) and value.ndim == 1:
-        flat = flat[view.take(mark.ids)]
-    if all(int(v) in place for v in flat.flat):
-        new = np.array([place[int(v)] for v in flat.flat]).reshape(flat.shape)
+        take = view.take(mark.ids)
+        flat, ranks = flat[take], copies(take)
+    wanted = [(int(v), int(k)) for v, k in zip(flat.flat, ranks, strict=True)]
+    if all(w in place for w in wanted):
+        new = np.array([place[w] for w in wanted]).reshape(flat.shape)
         yield [view.replace(1, new)]
     del before
+
+
+def places(take: Ints) -> dict[tuple[int, int], int]:
+    """The new position of an old one and the number of its copy."""
+    keys = zip(take.tolist(), copies(take).tolist(), strict=True)
+    return {key: q for q, key in enumerate(keys)}
 
 
 def bounds(
@@ -215,12 +231,14 @@ def bounds(
     step = 1 if steps is None else int(steps[k])
     window = np.arange(extent)[slice(starts[k], ends[k], step)]
     take = view.take(labels.ids)
-    place = {int(p): q for q, p in enumerate(take)}
+    place, ranks = places(take), np.zeros(len(window), np.int64)
     if isinstance(mark, Labels):
-        window = window[view.take(mark.ids)]
-    if not all(int(p) in place for p in window):
+        inside = view.take(mark.ids)
+        window, ranks = window[inside], copies(inside)
+    wanted = [(int(p), int(k)) for p, k in zip(window, ranks, strict=True)]
+    if not all(w in place for w in wanted):
         return
-    new = [place[int(p)] for p in window]
+    new = [place[w] for w in wanted]
     if not new or step < 0 or any(b - a != 1 for a, b in pairwise(new)):
         return
     left = len(take)
@@ -248,7 +266,7 @@ def parts(
         return
     new = []
     for o, mark in zip(before, marks, strict=True):
-        left = kept(view, o, mark)
+        left = kept(view, o, mark, int(np.prod(view.shape(0))))
         new.append(0 if left is None else left.shape[axis])
     if 0 in new:
         return

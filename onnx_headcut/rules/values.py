@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from onnx_headcut.facts import Array
-    from onnx_headcut.labels import Ints, IteratedOption
+    from onnx_headcut.labels import Ints, IteratedOption, Selection
     from onnx_headcut.trace import View
 
 MOST_OPTIONS = 16
@@ -291,7 +291,7 @@ def mixed(view: View) -> Outcome:
         view.refuse("class numbers are combined here with values that are not known")
     if view.old[0].elem_type in FLOATS:
         for lookup in lookups:
-            option = next((o for o in lookup.options if keeps_apart(lookup, o)), None)
+            option = next((o for o in lookup.options if keeps_apart(view, lookup, o)), None)
             if option is None:
                 view.refuse("numbers computed from the class count are added here to values that "
                             "are not known, and would no longer keep classes apart")  # fmt: skip
@@ -300,9 +300,9 @@ def mixed(view: View) -> Outcome:
     return Outcome([Rows(apart=True)])
 
 
-def keeps_apart(lookup: Lookup, option: Option) -> bool:
+def keeps_apart(view: View, lookup: Lookup, option: Option) -> bool:
     """Whether different classes still have different numbers."""
-    new_ids = lookup.ids[lookup.take]
+    new_ids = view.sel.columns_at(lookup.ids, lookup.take)
     pairs = {(int(c), float(v)) for c, v in zip(new_ids, option.new, strict=True)}
     return len({c for c, _ in pairs}) == len({v for _, v in pairs}) == len(pairs)
 
@@ -361,11 +361,10 @@ def stacked(view: View) -> Lookup:
         value = view.old[i].value
         if isinstance(mark, Lookup):
             option = decide(view, mark, {"ids", "free"})
-            kept = np.zeros(len(mark.ids), bool)
-            kept[mark.take] = True
-            new = np.zeros(len(mark.ids), np.float64)
-            new[mark.take] = option.new
-            parts.append((mark.ids, mark.old, np.where(kept, new, np.nan)))
+            gone = np.setdiff1d(np.arange(len(mark.ids)), mark.take)
+            at = np.concatenate([mark.take, gone])
+            new = np.concatenate([option.new.astype(np.float64), np.full(len(gone), np.nan)])
+            parts.append((mark.ids[at], mark.old[at], new))
         elif mark is None and value is not None and len(np.unique(value)) <= 1:
             fill = value.ravel()[:1]
             parts.append((np.full(len(fill), NONE), fill, fill))
@@ -374,9 +373,15 @@ def stacked(view: View) -> Lookup:
     table = np.stack([np.concatenate([np.asarray(p[k], np.float64) for p in parts])
                       for k in range(3)])  # fmt: skip
     table = np.unique(table, axis=1, equal_nan=True)
-    ids, old, new = table[0].astype(np.int64), table[1], table[2]
-    take = np.flatnonzero(~np.isnan(new))
+    new, take = table[2], np.flatnonzero(~np.isnan(table[2]))
     first = next(m for m in view.marks if isinstance(m, Lookup))
+    if view.sel.repeated:  # copies of a class are one position before, and several after
+        pairs, place = np.unique(table[:2], axis=1, return_inverse=True)
+        dtype, at = first.old.dtype, place.reshape(-1)[take]
+        option = Option(new[take].astype(dtype))
+        return Lookup(pairs[0].astype(np.int64), at, pairs[1].astype(dtype), (option,),
+                      view.node.output[0])  # fmt: skip
+    ids, old = table[0].astype(np.int64), table[1]
     option = Option(new[take].astype(first.old.dtype))
     return Lookup(ids, take, old.astype(first.old.dtype), (option,), view.node.output[0])
 
@@ -431,19 +436,19 @@ def offset_of(lookup: Lookup) -> float | None:
     return first if np.allclose(difference, first, atol=1e-4) and first == round(first) else None
 
 
-def is_ids(lookup: Lookup, option: Option, column: dict[int, int]) -> bool:
+def is_ids(lookup: Lookup, option: Option, selection: Selection) -> bool:
     """Values are class ids with the same offset before and after (fillers may count classes)."""
     offset = offset_of(lookup)
     if offset is None:
         return False
-    new_ids = lookup.ids[lookup.take]
-    real = new_ids != NONE
-    expected = np.array([column[int(c)] for c in new_ids[real]]) + offset
+    columns = selection.columns_at(lookup.ids, lookup.take)
+    real, count = columns != NONE, float(len(selection.order))
+    expected = columns[real] + offset
     if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4):
         return False
     fillers = option.new[~real], lookup.old[lookup.take][~real]
     same = np.array_equal(*fillers)
-    counts = all(float(v) - offset in {float(len(column)), float(len(column)) - 1} or v == o
+    counts = all(float(v) - offset in {count, count - 1} or v == o
                  for v, o in zip(*fillers, strict=True))  # fmt: skip
     return same or counts
 
@@ -453,7 +458,7 @@ def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
     tests = {
         "free": lambda o: is_free(lookup, o),
         "position": lambda o: is_position(lookup, o),
-        "ids": lambda o: is_ids(lookup, o, view.sel.column),
+        "ids": lambda o: is_ids(lookup, o, view.sel),
     }
     for kind in ("position", "ids", "free"):
         if kind not in kinds:
