@@ -32,7 +32,6 @@ from onnx_headcut.commands.reporting import (
     Images,
     Junit,
     Report,
-    Reports,
     Sarif,
     with_drift,
 )
@@ -40,6 +39,7 @@ from onnx_headcut.commands.tolerances import Tolerance
 from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
 from onnx_headcut.report.files import Wanted
+from onnx_headcut.report.wanted import Reports
 
 _NAME = "onnx-headcut"
 _COMPLETING = "_ONNX_HEADCUT_COMPLETE"
