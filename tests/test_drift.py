@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -166,14 +168,87 @@ def test_pairs_are_of_one_class_and_place() -> None:
     assert found.gained == found.on_dropped == (1, 2)
 
 
+def objects(*boxes: Sequence[float], crowd: Sequence[bool] = ()) -> list[Any]:
+    flags = [*crowd, *[False] * (len(boxes) - len(crowd))]
+    return [("cat", np.array(box), flag) for box, flag in zip(boxes, flags, strict=True)]
+
+
+def found_at(*rows: tuple[float, Sequence[float]]) -> Detections:
+    boxes = np.array([box for _, box in rows], np.float64).reshape(-1, 4)
+    return Detections(boxes, np.ones(len(rows), np.int64), np.array([s for s, _ in rows]))
+
+
 def test_average_precision_by_hand() -> None:
-    box, other = np.array([0.0, 0, 1, 1]), np.array([5.0, 5, 6, 6])
-    truth = [np.array([box]), np.array([box])]
-    assert precision.average_precision([(0.9, 0, box), (0.8, 1, box)], truth) == 1
-    found = [(0.9, 0, other), (0.8, 0, box), (0.7, 0, box)]
-    assert precision.average_precision(found, truth) == pytest.approx(0.25)
-    assert precision.average_precision([], truth) == 0
-    assert precision.average_precision([], [np.zeros((0, 4))]) is None
+    box, other = [0.0, 0, 1, 1], [5.0, 5, 6, 6]
+    truth = precision.Truth({"a": objects(box), "b": objects(box)})
+
+    def at_half(**found: Detections) -> float | None:
+        return precision.of_class(found, truth, 1, "Cat")[0]
+
+    assert at_half(a=found_at((0.9, box)), b=found_at((0.8, box))) == 1
+    wrong_first = found_at((0.9, other), (0.8, box), (0.7, box))
+    assert at_half(a=wrong_first, b=found_at()) == pytest.approx(0.5 * 51 / 101)
+    assert at_half(a=found_at(), b=found_at()) == 0
+    assert precision.of_class({"a": found_at((0.9, box))}, truth, 1, "dog") == (None, None)
+    crowded = precision.Truth({"a": objects(box, other, crowd=[False, True])})
+    inside = {"a": found_at((0.9, [5.2, 5.2, 5.4, 5.4]), (0.8, box))}
+    assert precision.of_class(inside, crowded, 1, "cat") == (1, 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_average_precision_is_that_of_pycocotools(seed: int, tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    rng = np.random.default_rng(seed)
+    images = [{"id": k, "file_name": f"{k:02}.png", "width": 200, "height": 100} for k in range(8)]
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    scale = np.array([200, 100, 200, 100])
+    detections: dict[str, Detections] = {}
+    for image in images:
+        rows: list[tuple[list[float], int, float]] = []
+        for _ in range(rng.integers(0, 9)):
+            corner, size = rng.uniform(0, 60, 2), rng.uniform(5, 40, 2)
+            label = int(rng.integers(1, 4))
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image["id"], "category_id": label,
+                "bbox": [*corner, *size], "area": float(size.prod()),
+                "iscrowd": int(rng.random() < 0.15),
+            })  # fmt: skip
+            for _ in range(rng.integers(0, 4)):  # near it, of its class or another
+                place = [*(corner + rng.normal(0, 3, 2)), *(size * rng.uniform(0.7, 1.3, 2))]
+                other = int(rng.integers(1, 4)) if rng.random() < 0.2 else label
+                rows.append((place, other, round(float(rng.random()), 1)))  # with ties
+        for _ in range(0 if seed % 4 else 130):  # more than count
+            box = [*rng.uniform(0, 60, 2), *rng.uniform(5, 40, 2)]
+            rows.append((box, 1, float(rng.random())))
+        rows.sort(key=lambda row: -row[2])
+        results += [{"image_id": image["id"], "category_id": c, "bbox": b, "score": s}
+                    for b, c, s in rows]  # fmt: skip
+        boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in rows]).reshape(-1, 4)
+        detections[str(image["file_name"])] = Detections(
+            boxes / scale, np.array([c for _, c, _ in rows], np.int64),
+            np.array([s for *_, s in rows]),
+        )  # fmt: skip
+    categories = [{"id": k, "name": f"class {k}"} for k in (1, 2, 3, 4)]
+    path = tmp_path / "objects.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations,
+                                "categories": categories, "info": {}}))  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        told = coco.COCO(str(path))
+        run = evaluation.COCOeval(told, told.loadRes(results), "bbox")
+        run.evaluate()
+        run.accumulate()
+    truth = precision.read(path)
+    for at, category in enumerate(categories):
+        name = str(category["name"])
+        half, mean = precision.of_class(detections, truth, at + 1, name)
+        expected = run.eval["precision"][:, :, at, 0, 2]
+        if (expected < 0).any():  # so it says that there is no object
+            assert half is mean is None
+        else:
+            assert half == pytest.approx(expected[0].mean(), abs=1e-12)
+            assert mean == pytest.approx(expected.mean(), abs=1e-12)
 
 
 def test_letterboxes_are_undone() -> None:
