@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -41,6 +41,8 @@ class Applied:
     """Names of initializers that were changed, added or removed."""
     rewritten: set[str] = field(default_factory=set)
     """Initializers with new values, as opposed to selections of the original's."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """New names of scores that were left whole, and the old ones, which the picked columns have."""
 
 
 def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None = None) -> Applied:
@@ -100,6 +102,8 @@ class _Writer:
             node.input.extend(kept)
         elif isinstance(edit, ed.MapOutput):
             self._map_output(edit, graph)
+        elif isinstance(edit, ed.MapScores):
+            self._map_scores(edit, graph, node)
 
     def _select(self, edit: ed.Select, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         name = node.input[edit.input]
@@ -112,7 +116,10 @@ class _Writer:
                 f"weight {name!r} of {node.op_type} node {node.name!r} holds NaN or infinity",
                 advice="no cut can mend that: export the model again from a sound checkpoint",
             )
-        value = stored.take(edit.take, edit.axis)
+        if isinstance(edit, ed.Blend):
+            value = edit.of(stored, tensor.name)
+        else:
+            value = stored.take(edit.take, edit.axis)
         node.input[edit.input] = self._constant(name, value, like=tensor)
 
     def _gather(self, edit: ed.GatherInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
@@ -123,6 +130,30 @@ class _Writer:
         self.inserted.append((graph, edit.place[-1], new))
         self.done.nodes.add(out)
         node.input[edit.input] = out
+
+    def _map_scores(self, edit: ed.MapScores, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        """The whole scores get another name for those before; the new ones take the old name."""
+        whole = self._fresh(f"{edit.value}_whole")
+        self.after = (graph, edit.place[-1] + 1)
+        readers = [names for i in edit.before for names in _inputs(graph.node[i])]
+        for names in (node.output, *readers):
+            for i, name in enumerate(names):
+                if name == edit.value:
+                    names[i] = whole
+        self.done.whole[whole] = edit.value
+        parts = []
+        for k, (take, share) in enumerate(zip(edit.takes, edit.shares, strict=True)):
+            positions = self._constant(f"{edit.value}_positions", take, rewritten=True)
+            part = edit.value if edit.merge is None else self._fresh(f"{edit.value}_members")
+            self._append("Gather", [whole, positions], part, axis=edit.axis)
+            if edit.merge == "sum" and k:
+                shares = self._constant(f"{edit.value}_shares", share, rewritten=True)
+                part = self._append("Mul", [part, shares], self._fresh(f"{edit.value}_added"))
+            parts.append(part)
+        if edit.merge == "max":
+            self._append("Max", parts, edit.value)
+        elif edit.merge == "sum":
+            self._append("Sum", parts, edit.value)
 
     def _map_output(self, edit: ed.MapOutput, graph: onnx.GraphProto) -> None:
         """The producer gets another output name, and a lookup makes the graph output."""
@@ -245,6 +276,15 @@ class _Writer:
                 self.proto.graph.input.append(
                     helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
                 )
+
+
+def _inputs(node: onnx.NodeProto) -> Iterator[Any]:
+    """The names that a node reads, and nodes in its bodies; to be changed in place."""
+    yield node.input
+    for attribute in node.attribute:
+        for graph in subgraphs_of(attribute):
+            for inner in graph.node:
+                yield from _inputs(inner)
 
 
 def _reorder(graph: onnx.GraphProto, ordered: list[onnx.TensorProto]) -> None:

@@ -14,6 +14,7 @@ from onnx_headcut import __version__
 from onnx_headcut import model as files
 from onnx_headcut.analysis import Analysis, analyse
 from onnx_headcut.apply import Applied, apply
+from onnx_headcut.blending import blended
 from onnx_headcut.classes import (
     Classes,
     ClassMap,
@@ -263,7 +264,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     with foreseen():
         known = opened.known if opened is not None else understand(source, options)
         wanted = parse_map(keep, known.classes, seed=seed)
-        plan = make_plan(known.analysis, known.located, wanted.selection, ids)
+        plan = _planned(known, wanted, ids)
         before = figures(known.analysis, known.located)
         if dry_run:
             return Cut(source.proto, plan, before, before, known.classes, wanted, None, None)
@@ -319,7 +320,7 @@ def validate(  # noqa: PLR0913
             wanted = _recorded(record, known.classes)
         else:
             wanted = parse_map(keep, known.classes, seed=seed)
-        plan = make_plan(known.analysis, known.located, wanted.selection, ids)
+        plan = _planned(known, wanted, ids)
     progress("validating")
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
@@ -335,6 +336,17 @@ def _background_told(column: int | None, where: str) -> str:
     if column is None:
         return f"{where} numbers every column as a class"
     return f"{where} drops column {column}"
+
+
+def _planned(known: Understood, wanted: ClassMap, ids: Ids) -> Plan:
+    """The plan of a class map: the structure by its selection, the values by its rows."""
+    if ids == "original" and wanted.blended:
+        raise UsageError(
+            "--ids original: merged and new classes have no id in the original",
+            advice="leave --ids away; new ids are the columns of the cut model",
+        )
+    plan = make_plan(known.analysis, known.located, wanted.selection, ids)
+    return blended(plan, known.analysis, known.located, wanted)
 
 
 def _recorded(record: CutRecord, classes: Classes) -> ClassMap:

@@ -6,6 +6,7 @@ trace has succeeded.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,48 @@ class Select(Edit):
 
     def describe(self) -> str:
         return f"input {self.input}: keep {len(self.take)} positions of axis {self.axis}"
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A new position ``at`` of a stored tensor, whose values no single old position has.
+
+    They are the sum of old positions times weights (``terms``), plus ``shift``, plus normal noise
+    of standard deviation ``std``, drawn by ``key``; or ``given``, with the axis taken away.
+    """
+
+    at: int
+    terms: tuple[tuple[int, float], ...] = ()
+    shift: float = 0.0
+    std: float = 0.0
+    key: tuple[int, ...] = ()
+    given: Array | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Blend(Select):
+    """A `Select` some of whose new positions are made of several old ones, or begin anew."""
+
+    fills: tuple[Fill, ...] = ()
+
+    def describe(self) -> str:
+        made = f"{len(self.fills)} of them blended or new"
+        return f"input {self.input}: {len(self.take)} positions of axis {self.axis}, {made}"
+
+    def of(self, stored: Array, name: str) -> Array:
+        """The new tensor, from the ``stored`` one called ``name``; in float64 on the way."""
+        new = stored.take(self.take, self.axis)
+        for fill in self.fills:
+            shape = np.delete(stored.shape, self.axis)
+            value = np.zeros(shape) if fill.given is None else np.asarray(fill.given, np.float64)
+            for position, weight in fill.terms:
+                value = value + weight * stored.take(position, self.axis).astype(np.float64)
+            if fill.std:
+                rng = np.random.default_rng([*fill.key, zlib.crc32(name.encode())])
+                value = value + rng.normal(0, fill.std, shape)
+            at = (slice(None),) * self.axis + (fill.at,)
+            new[at] = (value + fill.shift).astype(stored.dtype)
+        return new
 
 
 @dataclass(frozen=True)
@@ -143,6 +186,32 @@ class MapOutput(Edit):
         return f"output {self.output!r}: class ids looked up in {_short(self.table)}"
 
 
+@dataclass(frozen=True)
+class MapScores(Edit):
+    """The scores ``value`` that the node makes go on as the new columns, and are left whole.
+
+    New position ``q`` of ``axis`` is made of the old positions ``takes[k][q]``: of one as it is, or
+    of several by ``merge``, where ``shares[k][q]`` is 0 for a member that is none. Nodes ``before``
+    (of the main graph) read the whole scores; everybody else, the graph's outputs too, the new.
+    """
+
+    value: str
+    axis: int
+    before: frozenset[int]
+    merge: str | None
+    takes: tuple[Ints, ...] = field(compare=False)
+    shares: tuple[Array, ...] = field(compare=False)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.place, "scores", self.value)
+
+    def describe(self) -> str:
+        how = f", the {self.merge} of up to {len(self.takes)}" if self.merge else ""
+        return (f"scores {self.value!r} stay whole; Gather of {len(self.takes[0])} positions of axis "
+                f"{self.axis} behind them{how}")  # fmt: skip
+
+
 def same(a: Edit, b: Edit) -> bool:
     """Equality by value, arrays included."""
     if type(a) is not type(b) or a != b:
@@ -153,6 +222,8 @@ def same(a: Edit, b: Edit) -> bool:
         return np.array_equal(a.value, b.value)
     if isinstance(a, SetAttribute) and isinstance(b, SetAttribute):
         return bool(_plain(a.value) == _plain(b.value))
+    if isinstance(a, MapScores) and isinstance(b, MapScores):
+        return np.array_equal(a.takes, b.takes)
     if isinstance(a, MapOutput) and isinstance(b, MapOutput):
         return np.array_equal(a.table, b.table)
     return True

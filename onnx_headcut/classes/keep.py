@@ -55,7 +55,7 @@ def parse_map(spec: str | Sequence[int | str], classes: Classes, *, seed: int = 
     for item in items:
         reader.read(item)
     reader.check()
-    if not reader.entries:
+    if not (reader.entries or reader.draws):
         what = "only the background" if items else "no class"
         raise UsageError(f"what to keep names {what}", advice=GRAMMAR)
     return reader.map()

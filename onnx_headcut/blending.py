@@ -1,0 +1,307 @@
+"""Values of a class map in the weights of the score heads: rows merged, grown, started anew.
+
+The trace has made the structure right: where a map merges, adds or re-initialises classes, each
+head's weights and biases hold copies of the templates. Here the edits of those tensors learn what
+to write in such places instead, for every anchor: the same sum of rows as the map says, taken at
+the same anchor, or new weights with the bias at which training would start. The edits say it, the
+weights are read only when they are applied.
+
+Between a head and the tensor in which its scores are activated nothing may stand but movement and
+biases: a sum of rows is the sum of scores only where the way is linear and the same for each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import helper
+
+from onnx_headcut import edits as ed
+from onnx_headcut.demand import PASSING, is_fixed
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.facts import attributes
+from onnx_headcut.labels import Labels
+from onnx_headcut.plain import plain, simple
+from onnx_headcut.plan import Step
+from onnx_headcut.provenance import MOVING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx
+
+    from onnx_headcut.analysis import Analysis
+    from onnx_headcut.classes.mapping import ClassMap, Given, GivenRows, Row
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.locate import Located
+    from onnx_headcut.plan import Plan
+
+    Maker = Callable[[int, int, Callable[[int], Ints]], ed.Fill]
+    """From a new position, its anchor, and the old positions of a source column, by anchor."""
+
+FLOATS = frozenset({1, 10, 11, 16})
+"""Element types float, float16, double, bfloat16."""
+
+EXACT = (
+    "say --scores exact: the map is then applied to the scores behind the activation, and the "
+    "head stays as it is"
+)
+
+
+def blended(
+    plan: Plan,
+    analysis: Analysis,
+    located: Located,
+    class_map: ClassMap,
+    given: GivenRows | None = None,
+) -> Plan:
+    """``plan`` with the map's values in the edits of its score heads; as it is for a selection.
+
+    ``given`` are rows computed elsewhere. Right after `make_plan` with the map's selection, whose
+    marks it reads. Raises GraphRefused where a sum of rows is not the sum of scores.
+    """
+    if not class_map.blended:
+        return plan
+    edits = {edit.key: edit for edit in plan.edits}
+    for node, labels in located.heads.items():
+        head = _Head(analysis, located, class_map, edits, node)
+        head.fill(labels, given or {})
+    graph = analysis.main.graph
+    steps = []
+    for edit in sorted(edits.values(), key=lambda e: e.place):
+        _, found = ed.node_at(graph, edit.place)
+        steps.append(Step(found.name or found.output[0], found.op_type, edit.describe()))
+    return replace(plan, edits=tuple(edits.values()), steps=tuple(steps))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The (anchor, new column) grid of an axis: labels before, and positions after."""
+
+    ids: Ints
+    take: Ints
+    columns: Ints
+
+    def places(self, j: int) -> list[tuple[int, int]]:
+        """New positions of new column ``j``, each with its anchor."""
+        found = []
+        for q in np.flatnonzero(self.columns == j).tolist():
+            same = self.old(int(self.ids[self.take[q]]))
+            found.append((q, int(np.flatnonzero(same == self.take[q])[0])))
+        return found
+
+    def old(self, column: int) -> Ints:
+        """Old positions of a source column, by anchor."""
+        return np.flatnonzero(self.ids == column)
+
+
+@dataclass
+class _Stored:
+    """The edit of a stored tensor, and the order in which the head reads its axes."""
+
+    edit: ed.Select
+    perm: tuple[int, ...] | None
+
+
+def _turned(row: Array, stored: _Stored) -> Array:
+    """A row's weights as the head reads them, in the order of axes in which they are stored."""
+    if stored.perm is None:
+        return row
+    whole = np.expand_dims(row, stored.perm.index(stored.edit.axis))
+    turned: Array = np.transpose(whole, np.argsort(stored.perm)).take(0, stored.edit.axis)
+    return turned
+
+
+class _Head:
+    """One score head: its weight, its biases, and what stands between it and its activation."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        located: Located,
+        class_map: ClassMap,
+        edits: dict[tuple[object, ...], ed.Edit],
+        node: int,
+    ) -> None:
+        self.scope, self.map, self.edits = analysis.main, class_map, edits
+        self.place, self.node = node, analysis.main.graph.node[node]
+        self.sites = {site.value for site in located.sites}
+        self.softmax = located.activation == "softmax" or (
+            located.activation == "none" and class_map.background is not None
+        )
+        self.value = located.values[node]
+
+    def fill(self, labels: Labels, given: GivenRows) -> None:
+        """Make the edits of this head's tensors say the map's values."""
+        form = plain(self.node)
+        if form is not None and (form.activation or "Fused" not in self.node.op_type):
+            self._refuse(self.node, "it computes with integers, or activates what it computes", EXACT)
+        grid = self._grid(labels.ids)
+        weights = self._weights()
+        biases = self._biases(grid)
+        if not biases and any(row.new for row in self.map.rows):
+            self._begin(grid, given)
+        for j in self.map.blended:
+            row, values = self.map.rows[j], given.get((self.value, j))
+            if row.start is not None and row.start.kind == "given" and values is None:
+                self._refuse(self.node, f"no values were given for new column {j}", "")
+            self._fill(weights, grid, j, self._row(row, j, values, weights))
+            for number, (bias, axis_grid) in enumerate(biases):
+                self._fill(bias, axis_grid, j, self._bias(row, values, axis_grid, number))
+
+    def _row(self, row: Row, j: int, given: Given | None, stored: _Stored) -> Maker:
+        """What a row's weights are, by anchor and its sources' positions."""
+        if given is not None:
+            return lambda at, a, _: ed.Fill(at, given=_turned(given.weights[a], stored))
+        start = row.start
+        if start is not None:
+            return lambda at, a, _: ed.Fill(at, std=start.std, key=(self.map.seed, j, a))
+        return lambda at, a, old: ed.Fill(at, tuple((int(old(c)[a]), w) for c, w in row.terms))
+
+    def _bias(self, row: Row, given: Given | None, grid: _Grid, number: int) -> Maker:
+        """The same of a bias: where training starts for new classes; all of it in the first one."""
+        if given is not None:
+            return lambda at, a, _: ed.Fill(at, shift=0.0 if number else float(given.bias[a]))
+        if not row.new:
+            return lambda at, a, old: ed.Fill(at, tuple((int(old(c)[a]), w) for c, w in row.terms))
+        shift, background = 0.0 if number else self._rare, self.map.background
+        if not self.softmax or background is None or not len(grid.old(background)):
+            return lambda at, _a, _old: ed.Fill(at, shift=shift)
+        return lambda at, a, old: ed.Fill(at, ((int(old(background)[a]), 1.0),), shift)
+
+    def _fill(self, stored: _Stored, grid: _Grid, j: int, make: Maker) -> None:
+        known = self.edits[stored.edit.key]
+        assert isinstance(known, ed.Select)  # noqa: S101  (it was found as one)
+        fills = {f.at: f for f in known.fills} if isinstance(known, ed.Blend) else {}
+        for at, anchor in grid.places(j):
+            fills[at] = make(at, anchor, grid.old)
+        self.edits[known.key] = ed.Blend(
+            known.place, known.input, known.axis, known.take, tuple(fills[at] for at in sorted(fills))
+        )
+
+    def _grid(self, ids: Ints) -> _Grid:
+        selection = self.map.selection
+        take = selection.take(ids)
+        grid = _Grid(ids, take, selection.columns_at(ids, take))
+        counts = {len(grid.old(c)) for j in self.map.blended
+                  for c in (self.map.rows[j].template, *self.map.rows[j].members)}  # fmt: skip
+        if len(counts) > 1:
+            self._refuse(self.node, "the classes to be blended have not the same anchors", EXACT)
+        return grid
+
+    # -- finding what is stored
+
+    def _weights(self) -> _Stored:
+        for slot in (1, 0):
+            if slot < len(self.node.input) and is_fixed(self.scope, self.node.input[slot]):
+                found = self._stored(self.place, slot)
+                if found is not None:
+                    return found
+        self._refuse(self.node, "its weights are not stored as they are", EXACT)
+        raise AssertionError  # pragma: no cover  (_refuse does not return)
+
+    def _stored(self, node: int, slot: int) -> _Stored | None:
+        """The selection that the trace made of an input, where it is stored as floats."""
+        place, perm = (node,), None
+        while True:
+            edit = self.edits.get((place, "input", slot))
+            made = self.scope.graph.node[place[0]]
+            if isinstance(edit, ed.Select):
+                if self.scope.old(made.input[slot]).elem_type not in FLOATS:
+                    self._refuse(made, "its weights are integers, of which only rows can be picked",
+                                 EXACT)  # fmt: skip
+                return _Stored(edit, perm)
+            if edit is not None:
+                self._refuse(made, "its weights are computed, or cut where they are read", EXACT)
+            maker = self.scope.index.producer.get(made.input[slot])
+            if maker is None:
+                return None
+            source = self.scope.graph.node[maker]
+            if source.op_type == "Transpose":
+                rank = len(self.scope.old(source.input[0]).shape or ())
+                turn = tuple(attributes(source).get("perm", range(rank)[::-1]))
+                perm = turn if perm is None else tuple(turn[p] for p in perm)
+            elif source.op_type in {"DequantizeLinear", "Mul"}:
+                self._refuse(source, "its weights are integers, of which only rows can be picked",
+                             EXACT)  # fmt: skip
+            elif source.op_type not in PASSING:
+                return None
+            place, slot = (maker,), 0
+
+    def _biases(self, grid: _Grid) -> list[tuple[_Stored, _Grid]]:
+        """Biases of the head itself, and those that are added on the way to the activation."""
+        found = []
+        if len(self.node.input) > 2 and self.node.input[2]:
+            if self.node.op_type.endswith("Gemm") and attributes(self.node).get("beta", 1.0) != 1:
+                self._refuse(self.node, "its bias has a factor (beta)", "fold it into the bias")
+            own = self._stored(self.place, 2)
+            found += [] if own is None else [(own, grid)]
+        for number in self._between():
+            node = self.scope.graph.node[number]
+            op = simple(node).op_type
+            if op in MOVING | {"Identity", "Cast"}:
+                continue
+            if op != "Add":
+                self._refuse(
+                    node, f"{op} stands between the head {self.node.name or self.value!r} and its "
+                    "activation, and is not the same for all classes",
+                    f"fold it into the head first (onnxslim does); or {EXACT}",
+                )  # fmt: skip
+            slots = [k for k, n in enumerate(node.input) if is_fixed(self.scope, n)]
+            mark = self.scope.mark(node.output[0])
+            if len(slots) != 1 or not isinstance(mark, Labels):
+                self._refuse(node, "scores of two heads are added here", EXACT)
+            stored = self._stored(number, slots[0])
+            if stored is not None:
+                found.append((stored, self._grid(mark.ids)))  # type: ignore[union-attr]
+        return found
+
+    def _between(self) -> list[int]:
+        """Nodes on the way from the head to the sites, in order."""
+        graph, reached, behind = self.scope.graph, {self.value}, []
+        for i in range(self.place + 1, len(graph.node)):
+            node = graph.node[i]
+            if (reached - self.sites) & set(node.input):
+                labelled = {o for o in node.output if isinstance(self.scope.mark(o), Labels)}
+                reached |= labelled
+                behind += [i] if labelled else []
+        wanted, way = set(self.sites), []
+        for i in reversed(behind):
+            if wanted & set(graph.node[i].output):
+                wanted |= set(graph.node[i].input)
+                way.append(i)
+        if not self.sites & reached:
+            self._refuse(self.node, "no tensor of class scores lies behind it", EXACT)
+        return way[::-1]
+
+    def _begin(self, grid: _Grid, given: GivenRows) -> None:
+        """A bias for a convolution that has none, so that new classes can begin where they should.
+
+        The old classes' is 0, the background's too.
+        """
+        if self.node.op_type != "Conv":
+            self._refuse(self.node, "it has no bias, and new classes begin by their bias",
+                         "export it with a bias, or fold what follows it into the head")  # fmt: skip
+        elem_type = self.scope.old(self.node.input[1]).elem_type
+        value = np.zeros(len(grid.take), helper.tensor_dtype_to_np_dtype(elem_type))
+        for j in self.map.blended:
+            if self.map.rows[j].new:
+                known = given.get((self.value, j))
+                for at, anchor in grid.places(j):
+                    value[at] = self._rare if known is None else known.bias[anchor]
+        edit = ed.Replace((self.place,), 2, value)
+        self.edits[edit.key] = edit
+
+    @property
+    def _rare(self) -> float:
+        """The log of the odds at which new classes start."""
+        return -float(np.log((1 - self.map.prior) / self.map.prior))
+
+    def _refuse(self, node: onnx.NodeProto, what: str, advice: str) -> None:
+        raise GraphRefused(
+            f"{what}; the class map merges or adds classes", node=node.name or node.output[0],
+            op=node.op_type, advice=advice,
+        )  # fmt: skip
