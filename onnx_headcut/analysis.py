@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from onnx_headcut.extensions import Extensions
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Mark, Selection
 
@@ -176,11 +177,16 @@ class Analysis:
     """Example shapes taken for inputs with dynamic extents."""
 
 
-def analyse(source: Source, shapes: Mapping[str, Sequence[int]] | None = None) -> Analysis:
+def analyse(
+    source: Source,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    extensions: Extensions | None = None,
+) -> Analysis:
     """Facts of every value of the main graph, with dynamic input extents bound to examples."""
     proto = source.proto
     refuse_layouts(proto.graph)
-    interpreter = Interpreter(proto.opset_import, proto.ir_version, proto.functions)
+    interpreter = Interpreter(proto.opset_import, proto.ir_version, proto.functions,
+                              extensions=extensions)  # fmt: skip
     best: Analysis | None = None
     fewest = 0
     for candidate in _bindings(proto, shapes or {}):

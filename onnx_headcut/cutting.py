@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import onnx
 
-from onnx_headcut import __version__
+from onnx_headcut import __version__, extensions
 from onnx_headcut import model as files
 from onnx_headcut.analysis import Analysis, analyse
 from onnx_headcut.apply import Applied, apply
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.classes import CutRecord, LabelsLike
+    from onnx_headcut.extensions import PluginLike
     from onnx_headcut.storage.external import External
     from onnx_headcut.validation import Claims
     from onnx_headcut.validation.inputs import NamedFeed
@@ -64,6 +65,7 @@ class Options:
     heads: tuple[str, ...] = ()
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     layout: str | None = None
+    plugins: tuple[PluginLike, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     source = model if isinstance(model, files.Source) else files.load(model)
     metadata = {p.key: p.value for p in source.proto.metadata_props}
     names = find_names(options.labels, metadata)
-    analysis = analyse(source, options.input_shapes)
+    analysis = analyse(source, options.input_shapes, extensions.load(options.plugins))
     expected = sum(1 for n in names.entries if n is not None) if names else None
     layout = Layout.parse(options.layout) if options.layout else None
     located = locate(analysis, count=expected, heads=options.heads, layout=layout)

@@ -81,6 +81,8 @@ def _fewer_copies(
     wanted[axis] = len(take)
     edits = patch(trace, scope, maker, 1, wanted)
     _collect(trace, scope, maker, edits)
+    # nobody else reads what it makes, so it may change though it is not stored
+    trace.visited[*scope.place, maker] = [scope.new(n) for n in node.input]
     return edits
 
 

@@ -22,6 +22,8 @@ from onnx_headcut.plain import MICROSOFT, plain
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from onnx_headcut.extensions import Extensions
+
 Shape = tuple[int | None, ...]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -95,6 +97,7 @@ class Interpreter:
         ir_version: int,
         functions: Sequence[onnx.FunctionProto] = (),
         caller: Interpreter | None = None,
+        extensions: Extensions | None = None,
     ) -> None:
         self.opset_imports = list(opset_imports)
         self.opsets = {o.domain: o.version for o in opset_imports}
@@ -103,6 +106,7 @@ class Interpreter:
         self.functions = {(f.domain, f.name): f for f in functions}
         self.steps: list[int] = caller.steps if caller else [FUNCTION_STEPS]
         self.calls: dict[object, list[Fact]] = caller.calls if caller else {}
+        self.extensions: Extensions | None = caller.extensions if caller else extensions
         self._implementations: dict[tuple[str, str], Any] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
@@ -175,6 +179,9 @@ class Interpreter:
         """Facts that need no schema, or that have none: None for the usual op, [] for unknown."""
         if (node.domain, node.op_type) in self.functions:
             return self._infer_function(node, inputs)
+        rule = self.extensions.find(node) if self.extensions else None
+        if rule is not None and rule.shapes is not None:
+            return list(rule.shapes(node, inputs))
         if node.domain == MICROSOFT:
             return self._infer_plain(node, inputs)
         if node.domain not in {"", "ai.onnx"}:

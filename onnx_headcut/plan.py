@@ -18,6 +18,8 @@ from onnx_headcut.trace import Demand, Trace, View
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import onnx
+
     from onnx_headcut.analysis import Analysis, Scope
     from onnx_headcut.facts import Fact
     from onnx_headcut.locate import Located
@@ -218,14 +220,29 @@ def ranges_of(positions: Sequence[int]) -> str:
     return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)
 
 
-def dropped_column(analysis: Analysis, count: int) -> tuple[int, str] | None:
+def _numbers_of_plugin(
+    analysis: Analysis, node: onnx.NodeProto, marks: Sequence[Mark | None]
+) -> set[int] | None:
+    """Classes whose numbers a detection plugin gives out; None where ``node`` is none."""
+    extensions = analysis.interpreter.extensions
+    if extensions is None or extensions.find(node) is None:
+        return None
+    inside = [k for m in marks if isinstance(m, Columns) for k in m.marks]
+    lookups = [m for m in [*marks, *inside] if isinstance(m, Lookup)]
+    return {int(c) for m in lookups for c in m.ids if c != NONE} if lookups else None
+
+
+def dropped_column(analysis: Analysis, count: int) -> tuple[int | None, str] | None:
     """The first or last column, if the graph itself never lets it out; and which node drops it.
+
+    No column (None), where a detection plugin gives out the numbers of them all.
 
     Needs the marks of a trace that keeps everything. Reads the tensors that carry all columns and
     have no reader that carries them all: what those readers leave out is dropped.
     """
     main = analysis.main
     seen: set[int] = set()
+    numbered = False
     full = {n for n, m in main.marks.items()
             if isinstance(m, Labels) and set(range(count)) <= set(m.ids.tolist())}  # fmt: skip
     where = ""
@@ -239,6 +256,12 @@ def dropped_column(analysis: Analysis, count: int) -> tuple[int, str] | None:
             marks = [main.marks.get(o) for o in node.output]
             if node.op_type in {"Shape", "Size"}:
                 continue
+            numbers = _numbers_of_plugin(analysis, node, marks)
+            if numbers is not None:
+                seen |= numbers
+                numbered |= not main.index.outputs.isdisjoint(node.output)
+                where = f"{node.op_type} node {node.name or node.output[0]!r}"
+                continue
             for mark in marks:
                 if isinstance(mark, Labels):
                     seen |= set(mark.ids.tolist())
@@ -250,4 +273,6 @@ def dropped_column(analysis: Analysis, count: int) -> tuple[int, str] | None:
     missing = set(range(count)) - seen
     if seen and len(missing) == 1 and missing <= {0, count - 1}:
         return missing.pop(), where
+    if numbered and not missing:
+        return None, where
     return None

@@ -15,9 +15,19 @@ import onnx
 import patterns
 from exported import OTHERWISE, PAIRS, ROOT, Pair
 from patterns import PATTERNS
+from plugin_patterns import PLUGINS
 
 from onnx_headcut import plain
-from onnx_headcut.rules import control, detections, elementwise, heads, indexing, movement, scores
+from onnx_headcut.rules import (
+    control,
+    detections,
+    elementwise,
+    heads,
+    indexing,
+    movement,
+    plugins,
+    scores,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,6 +72,7 @@ FAMILIES: dict[str, Iterable[str]] = {
     "choosing detections": detections.RULES,
     "reading by index": indexing.RULES,
     "control flow": control.OPS - {"Scan"},
+    "detection plugins, in any domain": plugins.KNOWN,
     "quantized and fused": [f"{d}:{op}" if d else op for d, op in plain.FORMS],
 }
 SHOWN = ("NonMaxSuppression", "TopK", "ArgMax", "NonZero", "Loop", "If")
@@ -79,7 +90,7 @@ def operators() -> str:
 
 def behind_the_head() -> str:
     rows = []
-    for name, make in PATTERNS.items():
+    for name, make in {**PATTERNS, **PLUGINS}.items():
         text = (make.__doc__ or "").strip()
         refused = patterns.REFUSED.get(name)
         rows.append((text, "cut" if refused is None else f"refused at {refused[0]}"))
@@ -123,6 +134,6 @@ def test_the_page_is_what_the_rules_and_tests_say() -> None:
 
 
 def test_every_pattern_says_what_it_is() -> None:
-    for make in PATTERNS.values():
+    for make in [*PATTERNS.values(), *PLUGINS.values()]:
         assert make.__doc__
         assert len(textwrap.dedent(make.__doc__).splitlines()) == 1

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
+from onnx_headcut.plain import FORMS
 from onnx_headcut.rules import (
     branches,
     control,
@@ -27,10 +28,12 @@ from onnx_headcut.rules import (
     indexing,
     iterated,
     movement,
+    plugins,
     quantized,
     scores,
     values,
 )
+from onnx_headcut.rules import heads as head_rules
 from onnx_headcut.trace import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
@@ -59,12 +62,22 @@ def outcome(view: View, head: Labels | None) -> Outcome:
     """Marks and edits for one node that a mark reaches, or that is a head itself."""
     if head is not None:
         return quantized.cut_head(view, head)
+    extensions = view.trace.interpreter.extensions
+    rule = extensions.find(view.node) if extensions else None
+    if rule is not None and any(isinstance(m, Labels | Lookup | Columns) for m in view.marks):
+        return rule.apply(view)
     if view.op in control.OPS:
         return control.control(view)
     shown = quantized.shown(view)
     if isinstance(shown, quantized.PlainView):
         return shown.own(told(shown))
     return told(view)
+
+
+def is_built_in(domain: str, op: str) -> bool:
+    """Whether the tool has a rule of its own for an op."""
+    standard = {*RULES, *control.OPS, *head_rules.HEAD_OPS}
+    return (domain == "" and op in standard) or (domain, op) in FORMS or op in plugins.KNOWN
 
 
 def told(view: View) -> Outcome:
@@ -91,6 +104,8 @@ def advice(view: View) -> str:
     """What to do where no rule covers a node."""
     if (view.node.domain, view.op) in view.trace.interpreter.functions:
         return "it is a local function: inline it first with onnx.inliner.inline_local_functions"
+    if view.node.domain not in STANDARD_DOMAINS:
+        return f"{GENERIC_ADVICE}; or give a rule for {view.op} with --plugin (docs/rules.md)"
     return GENERIC_ADVICE
 
 

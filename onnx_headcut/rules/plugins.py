@@ -1,0 +1,414 @@
+"""Detection plugins of other runtimes, known by the names that their runtimes know them by.
+
+onnx has no schema for them, so each gives its shapes too. The domain says nothing (exporters write
+"", "TRT", "trt.plugins", "org.openvinotoolkit" …); the attributes are held against the scores, and
+what does not fit them is refused. Where they are described:
+
+* ``EfficientNMS*_TRT``, ``BatchedNMS*_TRT``, ``NMS_TRT``: the READMEs of efficientNMSPlugin,
+  batchedNMSPlugin and nmsPlugin in https://github.com/NVIDIA/TensorRT/tree/main/plugin
+* ``TFLite_Detection_PostProcess``: tensorflow/lite/kernels/detection_postprocess.cc
+* ``DetectionOutput``: OpenVINO's DetectionOutput-1 and -8, which is that of Caffe's SSD
+
+A rule of one's own is written in the same way: docs/rules.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_headcut.extensions import Rule
+from onnx_headcut.facts import UNKNOWN, Fact, attributes
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows
+from onnx_headcut.rules.values import NO_SLOT, filled, period_of
+from onnx_headcut.trace import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import onnx
+
+    from onnx_headcut import edits as ed
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import View
+
+INT, FLOAT = TensorProto.INT32, TensorProto.FLOAT
+
+# ------------------------------------------------------------------- what the plugins have in common
+
+
+def class_numbers(
+    view: View,
+    ids: Ints,
+    output: int,
+    *,
+    hidden: int | None = None,
+    offset: int = 0,
+    fillers: Sequence[float] = (0, -1),
+) -> Lookup:
+    """The mark of output ``output`` whose values are positions of a class axis, plus ``offset``.
+
+    ``ids`` are the axis' classes; the one at position ``hidden`` never shows (the background).
+    ``fillers`` are values that say nothing: what unused slots hold.
+    """
+    take = view.take(ids)
+    seen = np.flatnonzero(np.arange(len(ids)) != (-1 if hidden is None else hidden))
+    now = np.flatnonzero(take != (-1 if hidden is None else hidden))
+    lookup = Lookup(
+        ids[seen],
+        np.searchsorted(seen, take[now]),
+        seen + offset,
+        (Option(now + offset),),
+        view.node.output[output],
+    )
+    for value in fillers:
+        lookup = filled(view, lookup, value, NO_SLOT)
+    return lookup
+
+
+def scores_of(view: View, slot: int) -> Labels:
+    """Scores ``[batch, boxes, classes]`` or ``[batch, boxes, classes, 1]``, each class once."""
+    labels = _classes_of(view, slot)
+    shape = view.old[slot].shape or ()
+    if labels.axis != 2 or len(shape) not in {3, 4} or (len(shape) == 4 and shape[3] != 1):
+        view.refuse(f"classes lie on axis {labels.axis} of its scores {_text(shape)}, and it reads "
+                    "them as [batch, boxes, classes]", "transpose the scores before it")  # fmt: skip
+    real = labels.ids[labels.ids != NONE]
+    if len(np.unique(real)) < len(real):
+        view.refuse("its class axis holds anchors, too, which it would number as classes",
+                    "export the scores as [batch, boxes, classes]")  # fmt: skip
+    return labels
+
+
+def _classes_of(view: View, slot: int) -> Labels:
+    if not isinstance(view.marks[slot], Labels):
+        view.refuse(
+            "its scores carry no classes along an axis, but another of its inputs does",
+            "name the layers that make its scores with --head NODE",
+        )
+    return view.labels(slot)
+
+
+def number(view: View, name: str, default: int | None = None) -> int:
+    """An integer attribute; refused where it is missing without a default, or is none."""
+    value = view.attrs.get(name, default)
+    if value is None:
+        view.refuse(f"its attribute {name!r} is missing, and what it does cannot be told without",
+                    f"give the node {name!r} as its documentation says, then cut")  # fmt: skip
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, int):
+        view.refuse(f"its attribute {name!r} is {value!r}, no whole number",
+                    f"give the node {name!r} as its documentation says, then cut")  # fmt: skip
+    return int(value)
+
+
+def counted(view: View, name: str, columns: int, left: int) -> list[ed.Edit]:
+    """The attribute that says the class count: it has to be the scores', and follows them."""
+    said = number(view, name)
+    if said != columns:
+        view.refuse(
+            f"its attribute {name!r} is {said}, but its scores have {columns} columns",
+            f"find out which is right: set {name!r} to {columns}, or mend the export",
+        )
+    return [view.set(name, left)] if left != columns else []
+
+
+def background(
+    view: View, name: str, ids: Ints, default: int | None = None
+) -> tuple[int | None, list[ed.Edit]]:
+    """The position on the class axis that never shows (-1: none), and how its attribute changes."""
+    said = number(view, name, default)
+    if said == -1:
+        return None, []
+    if not 0 <= said < len(ids):
+        view.refuse(
+            f"its attribute {name!r} is {said}, which is none of its {len(ids)} columns",
+            f"set {name!r} to the background's column, or to -1 where there is none",
+        )
+    new = np.flatnonzero(view.take(ids) == said)
+    if len(new) != 1:
+        view.refuse(
+            f"its attribute {name!r} says that column {said} is the background, and the cut would "
+            f"{'drop' if not len(new) else 'repeat'} it",
+            f"say --background {said}, so that it stays; or set {name!r} to -1 if it is a class",
+        )
+    return said, [view.set(name, int(new[0]))] if new[0] != said else []
+
+
+def shared(view: View, slot: int) -> None:
+    """Boxes that all classes share: nothing in them may know the classes."""
+    mark = view.marks[slot]
+    if mark is not None and (not isinstance(mark, Rows) or mark.apart):
+        view.refuse(
+            "its boxes depend on classes, though all classes share them",
+            "export with boxes of their own for each class, or report the exporter",
+        )
+
+
+def separate(view: View, slot: int, axis: int, ids: Ints) -> list[ed.Edit]:
+    """Boxes of each class, on ``axis``: cut with the scores, by their own head or where read."""
+    mark = view.marks[slot]
+    if isinstance(mark, Labels):
+        if not mark.same(Labels(axis, ids)):
+            view.refuse("its boxes carry classes in another way than its scores")
+        return []
+    shared(view, slot)
+    view.demand(slot, axis, ids)
+    return view.select(slot, axis, view.take(ids))
+
+
+def _boxes(view: View, slot: int, labels: Labels, *, share: bool | None = None) -> list[ed.Edit]:
+    """Boxes ``[batch, boxes, 4]``, ``[…, 1, 4]`` or ``[…, classes, 4]``; ``share`` as said."""
+    shape = view.old[slot].shape
+    if shape is None or len(shape) not in {3, 4} or (len(shape) == 4 and shape[2] is None):
+        view.refuse(f"its boxes have shape {_text(shape)}, not [batch, boxes, 1 or classes, 4]",
+                    "give the model's input shape with --input-shape NAME=1x3x320x320")  # fmt: skip
+        raise AssertionError  # pragma: no cover  refuse() does not return
+    extent = shape[2] if len(shape) == 4 else 1
+    apart = extent == len(labels.ids) and extent != 1 if share is None else not share
+    if extent != (len(labels.ids) if apart else 1):
+        view.refuse(f"its boxes have shape {_text(shape)}, with {extent} for each place, where "
+                    f"{len(labels.ids) if apart else 1} are needed", "mend the export")  # fmt: skip
+    if apart:
+        return separate(view, slot, 2, labels.ids)
+    shared(view, slot)
+    return []
+
+
+def _text(shape: Sequence[int | None] | None) -> str:
+    return "unknown" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def _dim(fact: Fact, axis: int) -> int | None:
+    return None if fact.shape is None or len(fact.shape) <= axis else fact.shape[axis]
+
+
+def _integer(node: onnx.NodeProto, *names: str) -> int | None:
+    """The first of these attributes that is a whole number above 0."""
+    for name in names:
+        value = attributes(node).get(name)
+        value = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+# ------------------------------------------------------------------------------------- TensorRT
+
+
+def efficient_nms(view: View) -> Outcome:
+    """EfficientNMS_TRT: boxes, scores[, anchors] → count, boxes, scores, classes (columns)."""
+    labels = scores_of(view, 1)
+    edits = _boxes(view, 0, labels)
+    _unmarked(view, range(2, len(view.marks)))
+    hidden, more = background(view, "background_class", labels.ids)
+    if view.attrs.get("class_agnostic", 0):
+        _note(view, "suppresses boxes whatever their classes: with fewer classes, fewer are")
+    return _four(view, labels, [*edits, *more], hidden)
+
+
+def efficient_nms_tf(view: View) -> Outcome:
+    """EfficientNMS_Explicit_TF_TRT (TensorFlow's CombinedNonMaxSuppression): no background."""
+    labels = scores_of(view, 1)
+    edits = _boxes(view, 0, labels)
+    _unmarked(view, range(2, len(view.marks)))
+    if number(view, "pad_per_class", 0) and number(view, "max_output_size_per_class", -1) > 0:
+        _note(view, "pads its outputs for each class: they have fewer rows after the cut")
+    return _four(view, labels, edits, None)
+
+
+def batched_nms(view: View) -> Outcome:
+    """BatchedNMS(Dynamic)_TRT: boxes, scores → count, boxes, scores, classes (float columns)."""
+    labels = scores_of(view, 1)
+    share = number(view, "shareLocation")
+    edits = _boxes(view, 0, labels, share=bool(share))
+    edits += counted(view, "numClasses", len(labels.ids), len(view.take(labels.ids)))
+    hidden, more = background(view, "backgroundLabelId", labels.ids)
+    return _four(view, labels, [*edits, *more], hidden)
+
+
+def _four(view: View, labels: Labels, edits: list[ed.Edit], hidden: int | None) -> Outcome:
+    if len(view.node.output) != 4:
+        view.refuse(f"it has {len(view.node.output)} outputs, not 4")
+    numbers = class_numbers(view, labels.ids, 3, hidden=hidden)
+    return Outcome([Rows(), Rows(), Rows(), numbers], edits)
+
+
+def efficient_nms_onnx(view: View) -> Outcome:
+    """EfficientNMS_ONNX_TRT: boxes, scores → rows ``[batch, class, box]``, unused ones -1."""
+    labels = scores_of(view, 1)
+    edits = _boxes(view, 0, labels)
+    numbers = replace(class_numbers(view, labels.ids, 0, fillers=()), direct=False)
+    return Outcome([Columns(1, (Rows(), numbers, Rows()))], edits)
+
+
+def _unmarked(view: View, slots: Sequence[int]) -> None:
+    for slot in slots:
+        if view.marks[slot] is not None:
+            view.refuse(f"its input {view.node.input[slot]!r} depends on classes")
+
+
+def _note(view: View, what: str) -> None:
+    view.trace.notes.append(f"{view.op} {view.node.name or view.node.output[0]!r} {what}")
+
+
+def _facts(kind: int, *limits: str) -> Callable[[onnx.NodeProto, Sequence[Fact]], list[Fact]]:
+    """Shapes of count, boxes, scores and classes (of ``kind``); ``limits`` name the rows' number."""
+
+    def shapes(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        batch, rows = _dim(inputs[0], 0), _integer(node, *limits)
+        per_class, columns = _integer(node, "max_output_size_per_class"), _dim(inputs[1], 2)
+        if _integer(node, "pad_per_class") and per_class and rows:
+            rows = None if columns is None else min(rows, per_class * columns)
+        like = inputs[0].elem_type or FLOAT
+        return [Fact((batch, 1), INT), Fact((batch, rows, 4), like), Fact((batch, rows), like),
+                Fact((batch, rows), kind)]  # fmt: skip
+
+    return shapes
+
+
+def _index_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+    batch, limit = _dim(inputs[0], 0), _integer(node, "max_output_boxes_per_class")
+    rows = None if batch is None or limit is None else batch * limit
+    return [Fact((rows, 3), INT)]
+
+
+# --------------------------------------------------------------------------------------- TFLite
+
+
+def tflite(view: View) -> Outcome:
+    """TFLite_Detection_PostProcess: boxes, scores, anchors → boxes, classes, scores, count.
+
+    Scores may have one column more than ``num_classes``, the background at column 0; the classes
+    that it emits (as floats) do not count it. ``max_classes_per_detection`` times as many rows come
+    out as detections, so it is limited by the classes that are left.
+    """
+    labels = scores_of(view, 1)
+    columns, left = len(labels.ids), view.take(labels.ids)
+    said = number(view, "num_classes")
+    offset = columns - said
+    if offset not in {0, 1}:
+        view.refuse(f"its attribute 'num_classes' is {said}, but its scores have {columns} columns",
+                    "set 'num_classes' to the columns without the background")  # fmt: skip
+    if offset and not (len(left) and left[0] == 0 and np.count_nonzero(left == 0) == 1):
+        view.refuse(
+            "it takes column 0 as the background, as 'num_classes' is one less than its columns, "
+            "and the cut would not leave it there",
+            "say --background first",
+        )
+    if len(left) <= offset:
+        view.refuse("no class would be left", "keep one class at least")
+    shared(view, 0)
+    _unmarked(view, range(2, len(view.marks)))
+    edits: list[ed.Edit] = []
+    classes = len(left) - offset
+    if classes != said:
+        edits.append(view.set("num_classes", classes))
+    each = number(view, "max_classes_per_detection")
+    if each > classes:
+        edits.append(view.set("max_classes_per_detection", classes))
+        _note(view, f"gives {each} classes a detection, and only {classes} are left: its outputs "
+                    f"have {each} : {classes} as many rows")  # fmt: skip
+    hidden = 0 if offset else None
+    numbers = class_numbers(view, labels.ids, 1, hidden=hidden, offset=-offset, fillers=(0,))
+    return Outcome([Rows(), numbers, Rows(), Rows()], edits)
+
+
+def _tflite_facts(node: onnx.NodeProto, _: Sequence[Fact]) -> list[Fact]:
+    most, each = _integer(node, "max_detections"), _integer(node, "max_classes_per_detection")
+    rows = None if most is None or each is None else most * each
+    return [Fact((1, rows, 4), FLOAT), Fact((1, rows), FLOAT), Fact((1, rows), FLOAT),
+            Fact((1,), FLOAT)][: len(node.output)]  # fmt: skip
+
+
+# ------------------------------------------------------------------- Caffe, OpenVINO, TensorRT's SSD
+
+
+def detection_output(view: View) -> Outcome:
+    """DetectionOutput: boxes ``[n, P·L·4]``, scores ``[n, P·C]``, priors → rows of seven.
+
+    L is 1 where classes share a location, else C. Rows are ``[picture, class, score, box]``; what
+    is not used has -1 as its picture.
+    """
+    trt = view.op == "NMS_TRT"
+    order = list(view.attrs.get("inputOrder", (0, 1, 2))) if trt else [0, 1, 2]
+    if sorted(order) != [0, 1, 2] or len(view.marks) != 3:
+        view.refuse("it has other inputs than boxes, scores and priors",
+                    "cut a model exported without it (raw scores)")  # fmt: skip
+    boxes, scores, priors = order
+    labels = _classes_of(view, scores)
+    name = "numClasses" if trt else "num_classes"
+    columns = _columns_each(view, priors, scores) if name not in view.attrs else number(view, name)
+    period = period_of(labels.ids)
+    if labels.axis != 1 or columns != period:
+        view.refuse(
+            f"it reads its scores as {columns} columns side by side for each box, and they carry "
+            f"{period} (axis {labels.axis})",
+            f"give it scores [batch, boxes * classes] and {name!r} as they are",
+        )
+    row = labels.ids[:columns]
+    left = len(view.take(row))
+    edits = counted(view, name, columns, left) if name in view.attrs else []
+    hidden, more = background(
+        view, "backgroundLabelId" if trt else "background_label_id", row, None if trt else 0
+    )
+    if number(view, "shareLocation" if trt else "share_location", None if trt else 1):
+        shared(view, boxes)
+    else:
+        edits += separate(view, boxes, 1, np.repeat(labels.ids, 4))
+    _unmarked(view, [priors])
+    less = number(view, "decrease_label_id", 0)
+    if less and hidden != 0:
+        view.refuse("'decrease_label_id' counts classes from 1, and column 0 is not the background",
+                    "set 'background_label_id' to 0, or 'decrease_label_id' to 0")  # fmt: skip
+    numbers = class_numbers(view, row, 0, hidden=hidden, offset=-1 if less else 0)
+    marks: list[Mark | None] = [Columns(3, (Rows(), numbers, *[Rows()] * 5))]
+    return Outcome([*marks, *[Rows()] * (len(view.node.output) - 1)], [*edits, *more])
+
+
+def _columns_each(view: View, priors: int, scores: int) -> int:
+    """Version 8 has no ``num_classes``: scores by priors, of 4 numbers (5 where not normalized)."""
+    shape, flat = view.shape(priors), view.shape(scores)[1]
+    each = 4 if number(view, "normalized", 1) else 5
+    count = shape[-1] // each
+    if count < 1 or shape[-1] % each or flat % count:
+        view.refuse(f"its {shape[-1] / each:g} priors do not divide its {flat} scores",
+                    "give the node 'num_classes'")  # fmt: skip
+    return flat // count
+
+
+def _detection_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+    batch, most = _dim(inputs[0], 0), _integer(node, "keep_top_k", "keepTopK")
+    if node.op_type == "NMS_TRT":
+        found = [Fact((batch, 1, most, 7), FLOAT), Fact((batch, 1, 1, 1), INT)]
+    else:
+        rows = None if batch is None or most is None else batch * most
+        found = [Fact((1, 1, rows, 7), FLOAT)]
+    return (found + [UNKNOWN] * len(node.output))[: len(node.output)]
+
+
+_COMBINED = Rule("EfficientNMS_Explicit_TF_TRT", efficient_nms_tf, _facts(INT, "max_total_size"))
+_BATCHED = Rule("BatchedNMS_TRT", batched_nms, _facts(FLOAT, "keepTopK"))
+_TFLITE = Rule("TFLite_Detection_PostProcess", tflite, _tflite_facts)
+_DETECTION = Rule("DetectionOutput", detection_output, _detection_facts)
+
+KNOWN: dict[str, Rule] = {
+    rule.op: rule
+    for rule in (
+        Rule("EfficientNMS_TRT", efficient_nms, _facts(INT, "max_output_boxes")),
+        Rule("EfficientNMS_ONNX_TRT", efficient_nms_onnx, _index_facts),
+        _COMBINED,
+        replace(_COMBINED, op="EfficientNMS_Implicit_TF_TRT"),
+        _BATCHED,
+        replace(_BATCHED, op="BatchedNMSDynamic_TRT"),
+        _TFLITE,
+        replace(_TFLITE, op="TFL_TFLite_Detection_PostProcess"),  # as tf2onnx leaves it
+        _DETECTION,
+        replace(_DETECTION, op="NMS_TRT"),
+    )
+}
+"""Rules by the op's name, whatever its domain."""

@@ -1,0 +1,397 @@
+"""One tiny detector for each detection plugin, and what each plugin does, in plain numpy.
+
+No runtime here has these ops, so the oracle runs graphs with onnx's reference implementation and
+the ops as their documentation describes them, but for the suppression of overlaps: every box and
+class above the threshold is a detection, read with the attributes that the node has. What the
+original finds with its dropped classes masked is what the cut has to find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from patterns import CELLS, CLASSES, Array, Head, Pattern, front, graph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import onnx
+
+SOME = 0.05
+"""Scores below are no detections."""
+
+
+# ------------------------------------------------------------------------------------ the plugins
+
+
+class Plugin(OpRun):
+    """What the plugins have in common."""
+
+    op_domain = "trt"
+
+    def say(self, name: str, default: Any = None) -> Any:
+        value = getattr(self, name, default)
+        assert value is not None, f"{name} is required"
+        return value
+
+    def found(self, scores: Array, hidden: int) -> Iterator[tuple[int, int, float]]:
+        """Box, class and score of what is detected in one picture, best first."""
+        at = [(i, c) for i, c in np.argwhere(scores > SOME).tolist() if c != hidden]
+        for i, c in sorted(at, key=lambda ic: -scores[ic]):
+            yield i, c, float(scores[i, c])
+
+    def four(self, boxes: Array, scores: Array, rows: int, hidden: int, kind: Any) -> tuple[Array, ...]:
+        scores = scores.reshape(scores.shape[:3])
+        if boxes.ndim == 3:
+            boxes = boxes[:, :, None]
+        assert boxes.shape[2] in {1, scores.shape[2]}
+        batch = len(boxes)
+        count = np.zeros((batch, 1), np.int32)
+        out = np.zeros((batch, rows, 4), np.float32), np.zeros((batch, rows), np.float32)
+        classes = np.full((batch, rows), -1, kind)
+        for b in range(batch):
+            for k, (i, c, score) in enumerate(list(self.found(scores[b], hidden))[:rows]):
+                out[0][b, k] = boxes[b, i, min(c, boxes.shape[2] - 1)]
+                out[1][b, k], classes[b, k] = score, c
+                count[b] += 1
+        return count, *out, classes
+
+
+class EfficientNMS_TRT(Plugin):  # noqa: N801  (the op's name)
+    def _run(self, boxes: Array, scores: Array, **_: Any) -> tuple[Array, ...]:
+        if self.say("score_activation"):
+            scores = 1 / (1 + np.exp(-scores))
+        hidden = self.say("background_class")
+        return self.four(boxes, scores, self.say("max_output_boxes"), hidden, np.int32)
+
+
+class EfficientNMS_Explicit_TF_TRT(Plugin):  # noqa: N801
+    def _run(self, boxes: Array, scores: Array, **_: Any) -> tuple[Array, ...]:
+        rows = self.say("max_total_size")
+        if self.say("pad_per_class"):
+            rows = min(rows, self.say("max_output_size_per_class") * scores.shape[2])
+        return self.four(boxes, scores, rows, -1, np.int32)
+
+
+class EfficientNMS_ONNX_TRT(Plugin):  # noqa: N801
+    def _run(self, boxes: Array, scores: Array, **_: Any) -> tuple[Array]:
+        assert len(boxes) == 1
+        rows = np.full((self.say("max_output_boxes_per_class"), 3), -1, np.int32)
+        found = list(self.found(scores[0], -1))[: len(rows)]
+        for k, (i, c, _) in enumerate(found):
+            rows[k] = 0, c, i
+        return (rows[: len(found)],)  # what the slots beyond hold is nothing to compare
+
+
+class BatchedNMSDynamic_TRT(Plugin):  # noqa: N801
+    def _run(self, boxes: Array, scores: Array, **_: Any) -> tuple[Array, ...]:
+        assert self.say("numClasses") == scores.shape[2]
+        assert boxes.shape[2] == (1 if self.say("shareLocation") else scores.shape[2])
+        hidden = self.say("backgroundLabelId")
+        return self.four(boxes, scores, self.say("keepTopK"), hidden, np.float32)
+
+
+class TFLite_Detection_PostProcess(Plugin):  # noqa: N801
+    op_domain = "tfl"
+
+    def _run(self, boxes: Array, scores: Array, anchors: Array, **_: Any) -> tuple[Array, ...]:
+        offset = scores.shape[2] - self.say("num_classes")
+        each = self.say("max_classes_per_detection")
+        assert offset in {0, 1} and each > 0 and anchors.shape == boxes.shape[1:]  # noqa: PT018
+        real = scores[0, :, offset:]
+        best = np.argsort(-real.max(1), kind="stable")[: self.say("max_detections")]
+        rows = self.say("max_detections") * each
+        out = np.zeros((1, rows, 4), np.float32), np.zeros((1, rows), np.float32)
+        values = np.zeros((1, rows), np.float32)
+        for k, i in enumerate(best):
+            for n, c in enumerate(np.argsort(-real[i], kind="stable")[: min(each, real.shape[1])]):
+                out[0][0, k * each + n] = boxes[0, i] + anchors[i]
+                out[1][0, k * each + n] = c
+                values[0, k * each + n] = real[i, c]
+        return *out, values, np.array([len(best)], np.float32)
+
+
+class DetectionOutput(Plugin):
+    op_domain = "org.openvinotoolkit"
+
+    def _run(self, boxes: Array, scores: Array, priors: Array, **_: Any) -> tuple[Array]:
+        count = priors.shape[2] // 4
+        classes = scores.shape[1] // count
+        assert getattr(self, "num_classes", classes) == classes
+        share = getattr(self, "share_location", 1)
+        places = boxes.reshape(count, 1 if share else classes, 4)
+        assert boxes.shape[1] == places.size
+        table = np.zeros((1, 1, self.say("keep_top_k"), 7), np.float32)
+        table[..., 0] = -1
+        less = getattr(self, "decrease_label_id", 0)
+        found = self.found(scores.reshape(count, classes), getattr(self, "background_label_id", 0))
+        for k, (i, c, score) in enumerate(found):
+            table[0, 0, k] = 0, c - less, score, *places[i, 0 if share else c]
+        return (table,)
+
+
+class NMS_TRT(DetectionOutput):  # noqa: N801
+    op_domain = "trt"
+
+    def _run(self, *inputs: Array, **_: Any) -> tuple[Array, ...]:
+        order = self.say("inputOrder")
+        for own, theirs in (("num_classes", "numClasses"), ("keep_top_k", "keepTopK"),
+                            ("share_location", "shareLocation"),
+                            ("background_label_id", "backgroundLabelId")):  # fmt: skip
+            setattr(self, own, self.say(theirs))
+        (table,) = super()._run(*(inputs[k] for k in order))
+        return table, np.zeros((1, 1, 1, 1), np.int32)
+
+
+EMULATED = [EfficientNMS_TRT, EfficientNMS_Explicit_TF_TRT, EfficientNMS_ONNX_TRT,
+            BatchedNMSDynamic_TRT, TFLite_Detection_PostProcess, DetectionOutput, NMS_TRT]  # fmt: skip
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    """All outputs, the plugins as described above."""
+    with np.errstate(over="ignore"):  # a masked score in an exp
+        return list(ReferenceEvaluator(model, new_ops=EMULATED).run(None, feeds))
+
+
+class PluginPattern(Pattern):
+    """A pattern that only the reference runs."""
+
+    def expected(self, keep: Sequence[int], feeds: dict[str, Array]) -> list[Array]:
+        outputs = run(self.masked(keep), feeds)
+        return [self.renumbered(self.found(outputs), keep)]
+
+    def model(self) -> onnx.ModelProto:
+        from conftest import from_text  # noqa: PLC0415
+
+        return from_text(self.text, self.seed)  # the checker knows none of these ops
+
+
+# ----------------------------------------------------------------------------------- the detectors
+
+PLUGINS: dict[str, Callable[[], PluginPattern]] = {}
+"""By name; the docstring says what it is."""
+
+
+def plugin(make: Callable[[], PluginPattern]) -> Callable[[], PluginPattern]:
+    PLUGINS[make.__name__] = make
+    return make
+
+
+FOUR = "int32[1,1] n, float[1,K,4] boxes, float[1,K] scores, int32[1,K] labels"
+SOFTMAX = """
+      probs = Softmax <axis = 2> (logits)"""
+DOMAINS = '["": 17, "trt": 1, "tfl": 1, "org.openvinotoolkit": 1]'
+
+
+def of_four(outputs: list[Array]) -> Array:
+    """Rows of count, boxes, scores, classes."""
+    _, boxes, scores, labels = outputs
+    return rows(labels, scores, boxes)
+
+
+def rows(labels: Array, scores: Array, boxes: Array) -> Array:
+    parts = [labels.reshape(-1, 1), scores.reshape(-1, 1), boxes.reshape(-1, 4)]
+    return np.concatenate([p.astype(np.float64) for p in parts], axis=1)
+
+
+def detector(
+    outputs: str,
+    body: str,
+    read: Callable[[list[Array]], Array],
+    weights: str = "",
+    background: int | None = 0,
+    **more: Any,
+) -> PluginPattern:
+    """Scores ``logits`` and boxes ``rects`` of one level, and what follows."""
+    before, nodes, heads = front()
+    text = graph(outputs, before + weights, nodes + body).replace('["": 17]', DOMAINS)
+    known: dict[str, Any] = {"background": background, "some": 3, **more}
+    return PluginPattern(text, known.pop("heads", heads), read=read, **known)
+
+
+EFFICIENT = """
+      n, boxes, scores, labels = trt.EfficientNMS_TRT <background_class = {b}, box_coding = 0,
+        iou_threshold = 0.5, max_output_boxes = 96, score_activation = {a},
+        score_threshold = 0.05> ({boxes}, {scores})"""
+
+
+@plugin
+def efficient_nms() -> PluginPattern:
+    """EfficientNMS_TRT over softmax scores, `background_class` 0"""
+    body = EFFICIENT.format(b=0, a=0, boxes="rects", scores="probs")
+    return detector(FOUR, SOFTMAX + body, of_four)
+
+
+@plugin
+def efficient_nms_of_raw_scores() -> PluginPattern:
+    """EfficientNMS_TRT that applies the sigmoid itself, no background"""
+    body = EFFICIENT.format(b=-1, a=1, boxes="rects", scores="logits")
+    return detector(FOUR, body, of_four, background=None)
+
+
+@plugin
+def efficient_nms_with_boxes_of_each_class() -> PluginPattern:
+    """EfficientNMS_TRT with boxes `[1, n, C, 4]` of each class, from a head of their own"""
+    body = """
+      each_map = Conv (x, each_w, each_b)
+      each_last = Transpose <perm = [0, 2, 3, 1]> (each_map)
+      each = Reshape (each_last, to_each)"""
+    body += SOFTMAX + EFFICIENT.format(b=0, a=0, boxes="each", scores="probs")
+    weights = (f", float[{4 * CLASSES},8,1,1] each_w, float[{4 * CLASSES}] each_b, "
+               f"int64[4] to_each = {{1, {CELLS}, {CLASSES}, 4}}")  # fmt: skip
+    return detector(FOUR, body, of_four, weights)
+
+
+@plugin
+def efficient_nms_of_tensorflow() -> PluginPattern:
+    """EfficientNMS_Explicit_TF_TRT, rows padded for each class"""
+    body = """
+      probs = Sigmoid (logits)
+      n, boxes, scores, labels = trt.EfficientNMS_Explicit_TF_TRT <clip_boxes = 0,
+        iou_threshold = 0.5, max_output_size_per_class = 16, max_total_size = 96, pad_per_class = 1,
+        score_threshold = 0.05> (rects, probs)"""
+    return detector(FOUR, body, of_four, background=None)
+
+
+@plugin
+def efficient_nms_indices() -> PluginPattern:
+    """EfficientNMS_ONNX_TRT: index triples, read by GatherND"""
+    body = """
+      probs = Sigmoid (logits)
+      found = trt.EfficientNMS_ONNX_TRT <center_point_box = 0, iou_threshold = 0.5,
+        max_output_boxes_per_class = 96, score_threshold = 0.05> (rects, probs)
+      triples = Cast <to = 7> (found)
+      order = Constant <value = int64[3] {0, 2, 1}> ()
+      places = Gather <axis = 1> (triples, order)
+      scores = GatherND (probs, places)
+      one = Constant <value = int64 {1}> ()
+      two = Constant <value = int64 {2}> ()
+      labels = Gather <axis = 1> (triples, one)
+      at = Gather <axis = 1> (triples, two)
+      zero = Constant <value = int64[1] {0}> ()
+      flat = Squeeze (rects, zero)
+      boxes = Gather (flat, at)"""
+    outputs = "int64[K] labels, float[K] scores, float[K,4] boxes"
+    return detector(outputs, body, lambda found: rows(*found), background=None)
+
+
+BATCHED = """
+      n, boxes, scores, labels = trt.BatchedNMSDynamic_TRT <backgroundLabelId = {b}, clipBoxes = 0,
+        iouThreshold = 0.5, isNormalized = 1, keepTopK = 96, numClasses = 6, scoreThreshold = 0.05,
+        shareLocation = {share}, topK = 96> ({boxes}, probs)"""
+FLOATS = FOUR.replace("int32[1,K] labels", "float[1,K] labels")
+ALONE = """
+      third = Constant <value = int64[1] {2}> ()
+      alone = Unsqueeze (rects, third)"""
+
+
+@plugin
+def batched_nms() -> PluginPattern:
+    """BatchedNMSDynamic_TRT, boxes shared, the background last"""
+    body = SOFTMAX + ALONE + BATCHED.format(b=5, share=1, boxes="alone")
+    return detector(FLOATS, body, of_four, background=CLASSES - 1)
+
+
+@plugin
+def batched_nms_with_copied_boxes() -> PluginPattern:
+    """BatchedNMSDynamic_TRT, `shareLocation` 0, one box copied for each class"""
+    body = SOFTMAX + ALONE + """
+      copies = Constant <value = int64[4] {1, 1, 6, 1}> ()
+      tiled = Tile (alone, copies)"""  # fmt: skip
+    body += BATCHED.format(b=-1, share=0, boxes="tiled")
+    return detector(FLOATS, body, of_four, background=None)
+
+
+TFLITE = """
+      boxes, labels, scores, n = tfl.TFLite_Detection_PostProcess <detections_per_class = 16,
+        h_scale = 5.0, max_classes_per_detection = {each}, max_detections = 16,
+        nms_iou_threshold = 0.6, nms_score_threshold = 0.05, num_classes = {classes},
+        use_regular_nms = 0, w_scale = 5.0, x_scale = 10.0, y_scale = 10.0> (rects, probs, anchors)"""
+TFL_OUTPUTS = "float[1,K,4] boxes, float[1,K] labels, float[1,K] scores, float[1] n"
+ANCHORS = f", float[{CELLS},4] anchors"
+
+
+def of_tflite(outputs: list[Array]) -> Array:
+    boxes, labels, scores, _ = outputs
+    return rows(labels, scores, boxes)
+
+
+@plugin
+def tflite() -> PluginPattern:
+    """TFLite_Detection_PostProcess, `num_classes` without the background at column 0"""
+    body = SOFTMAX + TFLITE.format(each=1, classes=5)
+    return detector(TFL_OUTPUTS, body, of_tflite, ANCHORS, offset=-1)
+
+
+@plugin
+def tflite_with_classes_of_each_box() -> PluginPattern:
+    """TFLite_Detection_PostProcess with five classes a detection, more than are left; no background"""
+    body = "\n      probs = Sigmoid (logits)" + TFLITE.format(each=5, classes=6)
+    return detector(TFL_OUTPUTS, body, of_tflite, ANCHORS, background=None)
+
+
+DETECTION = """
+      flat_probs = Flatten <axis = 1> (probs)
+      flat_rects = Flatten <axis = 1> ({boxes})
+      table = org.openvinotoolkit.DetectionOutput <{more}code_type = "caffe.PriorBoxParameter.CORNER",
+        keep_top_k = 96, nms_threshold = 0.5> (flat_rects, flat_probs, priors)"""
+SEVEN = "float[1,1,K,7] table"
+PRIORS = f", float[1,2,{4 * CELLS}] priors"
+
+
+def of_seven(outputs: list[Array]) -> Array:
+    table = outputs[0].reshape(-1, 7)
+    table = np.where(table[:, :1] < 0, 0, table)
+    return np.asarray(table[:, [1, 2, 3, 4, 5, 6]], np.float64)
+
+
+@plugin
+def detection_output() -> PluginPattern:
+    """DetectionOutput of OpenVINO and Caffe: `num_classes`, `background_label_id`"""
+    more = "num_classes = 6, background_label_id = 0, share_location = 1, "
+    body = SOFTMAX + DETECTION.format(more=more, boxes="rects")
+    return detector(SEVEN, body, of_seven, PRIORS)
+
+
+@plugin
+def detection_output_without_class_count() -> PluginPattern:
+    """DetectionOutput-8, which counts classes itself, ids without the background"""
+    body = SOFTMAX + DETECTION.format(more="decrease_label_id = 1, ", boxes="rects")
+    return detector(SEVEN, body, of_seven, PRIORS, offset=-1)
+
+
+@plugin
+def detection_output_with_boxes_of_each_class() -> PluginPattern:
+    """DetectionOutput, `share_location` 0, boxes of each class side by side"""
+    more = "num_classes = 6, share_location = 0, "
+    body = """
+      each_map = Conv (x, each_w, each_b)
+      each = Transpose <perm = [0, 2, 3, 1]> (each_map)"""
+    body += SOFTMAX + DETECTION.format(more=more, boxes="each")
+    weights = f", float[{4 * CLASSES},8,1,1] each_w, float[{4 * CLASSES}] each_b"
+    return detector(SEVEN, body, of_seven, PRIORS + weights)
+
+
+@plugin
+def nms_of_tensorrt() -> PluginPattern:
+    """NMS_TRT, inputs in an order of its own"""
+    body = SOFTMAX + """
+      flat_probs = Flatten <axis = 1> (probs)
+      flat_rects = Flatten <axis = 1> (rects)
+      table, kept = trt.NMS_TRT <backgroundLabelId = 0, inputOrder = [0, 2, 1], keepTopK = 96,
+        numClasses = 6, shareLocation = 1> (flat_rects, priors, flat_probs)"""  # fmt: skip
+    return detector(SEVEN + ", int32[1,1,1,1] kept", body, of_seven, PRIORS)
+
+
+def changed(name: str, old: str, new: str) -> PluginPattern:
+    """A detector with other text in it."""
+    found = PLUGINS[name]()
+    assert old in found.text
+    return replace(found, text=found.text.replace(old, new))
+
+
+__all__ = ["PLUGINS", "Head", "PluginPattern", "changed", "run"]
