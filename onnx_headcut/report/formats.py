@@ -35,6 +35,8 @@ def junit(results: Sequence[Result], suite: str) -> str:
         node.set("tests", str(len(cases)))
         node.set("failures", str(len(node.findall("testcase/failure"))))
         node.set("skipped", str(len(node.findall("testcase/skipped"))))
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(node.get(name, 0)) for node in root)))
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, "unicode") + "\n"
 
@@ -43,7 +45,7 @@ def _fill(case: ET.Element, found: Sequence[Result]) -> None:
     bad = [r for r in found if r.bad]
     soft = [r for r in found if r.status == "failed" and not r.bad]
     if bad:
-        failure = ET.SubElement(case, "failure", message=_clean(bad[0].message))
+        failure = ET.SubElement(case, "failure", type="error", message=_clean(bad[0].message))
         failure.text = _clean("\n".join([*map(_told, bad), bad[0].topic.fix]))
     elif any(r.status == "skipped" for r in found):
         ET.SubElement(case, "skipped", message=_clean(found[0].message))
