@@ -17,6 +17,7 @@ import onnx_headcut as hc
 from onnx_headcut.commands import tolerances
 from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
+from onnx_headcut.commands.converting import convert_plainly
 from onnx_headcut.commands.doctor import doctor
 from onnx_headcut.commands.many import (
     ExternalData,
@@ -353,7 +354,9 @@ def invoke(arguments: Sequence[str]) -> object:
     if not asked or _HELP_NAMES & set(asked):
         typer.echo(_help(asked))
         return 0
-    return app(list(arguments), prog_name=_NAME, standalone_mode=False)
+    command = typer.main.get_command(app)
+    convert_plainly(command)
+    return command(list(arguments), prog_name=_NAME, standalone_mode=False)
 
 
 def _help(arguments: Sequence[str]) -> str:
