@@ -146,6 +146,8 @@ class _Walk:
             return
         numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
         rest = [self.scope.old(n).value for n in node.input[1:]]
+        if any(v is None and name for v, name in zip(rest, node.input[1:], strict=True)):
+            self._refuse(node, "it moves class scores by what it finds in the picture")
         out = self.interpreter.run(node, [numbers, *rest])[list(node.output).index(value)]
         ids = labels.ids.astype(np.int32)
         spread = ids.reshape([-1 if a == labels.axis else 1 for a in range(out.ndim)])

@@ -520,6 +520,55 @@ def nms_class_agnostic() -> Pattern:
 
 
 @pattern
+def rows_padded_to_a_full_table() -> Pattern:
+    """Boxes, scores and classes in one table, laid flat, padded to 40 rows, written into zeros"""
+    weights, body, heads = front()
+    body += """
+      probs = Sigmoid (logits)
+      all = Concat <axis = 2> (rects, probs)
+      corners = Slice (all, c0, four, c2)
+      objects = Slice (all, four, ten, c2)
+      beyond = Slice (all, ten, ten, c2)
+      best = ReduceMax <axes = [2], keepdims = 0> (objects)
+      which = ArgMax <axis = 2, keepdims = 0> (objects)
+      best_row = Unsqueeze (best, c1)
+      found = NonMaxSuppression (corners, best_row, most, iou, half)
+      box_at = Gather <axis = 1> (found, row)
+      flat_best = Squeeze (best, c0)
+      flat_which = Squeeze (which, c0)
+      flat_beyond = Squeeze (beyond, c0)
+      flat = Squeeze (corners, c0)
+      class_at = Gather <axis = 0> (flat_which, box_at)
+      class = Cast <to = 1> (class_at)
+      a_class = Unsqueeze (class, c1)
+      score = Gather <axis = 0> (flat_best, box_at)
+      a_score = Unsqueeze (score, c1)
+      box = Gather <axis = 0> (flat, box_at)
+      more = Gather <axis = 0> (flat_beyond, box_at)
+      rows = Concat <axis = 1> (a_class, a_score, box, more)
+      size = Shape (rows)
+      n = Gather <axis = 0> (size, zero)
+      left = Sub (forty, n)
+      missing = Mul (left, six)
+      behind = Unsqueeze (missing, c0)
+      pads = Concat <axis = 0> (c0, behind)
+      long = Reshape (rows, minus)
+      padded = Pad (long, pads)
+      square = Reshape (padded, to_square)
+      picture = Unsqueeze (square, c0)
+      empty = ConstantOfShape <value = float[1] {0.0}> (to_all)
+      table = ScatterND (empty, first, picture)"""
+    weights += LIMITS.replace("most = {3}", "most = {40}")
+    weights += (
+        ", int64[1] four = {4}, int64[1] ten = {10}, float[1] half = {0.6}, int64 zero = {0}, "
+        "int64 forty = {40}, int64 six = {6}, int64[1] minus = {-1}, int64[2] to_square = {40,6}, "
+        "int64[3] to_all = {1,40,6}, int64[1,1] first = {0}"
+    )
+    outputs = "float[1,40,6] table"
+    return Pattern(graph(outputs, weights, body), heads, read=lambda o: o[0][0], background=None, some=3)
+
+
+@pattern
 def argmax_over_classes() -> Pattern:
     """ArgMax over all columns, the background's boxes left out"""
     weights, body, heads = front()

@@ -182,6 +182,8 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "nms_class_agnostic",
         Reads("objects", 1, to(0)),
     ),
+    "a table is read where classes were": ("rows_padded_to_a_full_table", Reads("objects", 2, to(8))),
+    "rows are cut short": ("rows_padded_to_a_full_table", Reads("missing", 1, to(3))),
     "another column is the background": ("argmax_over_classes", Reads("same", 1, to(1))),
     "ids are off by one in a loop": ("nms_in_a_loop_over_the_batch", Reads("some_ids", 1, to(0))),
     "a loop ends too early": ("loop_over_classes_by_slice", Reads("go", 1, to(2))),

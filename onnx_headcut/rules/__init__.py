@@ -116,7 +116,7 @@ def rows(view: View) -> Outcome:
             view.refuse(f"its input {name!r} belongs to class {mark.cls}, which goes, and is mixed "
                         "with others here in a way that cannot be undone")  # fmt: skip
     apart = any(isinstance(m, Rows) and m.apart for m in view.marks)
-    if apart and view.op == "Gather" and view.marks[1] is not None:
+    if view.op == "Gather" and isinstance(view.marks[1], Rows) and view.marks[1].apart:
         indexing.flat_demand(view)
     if apart and view.op in {"NonMaxSuppression", "Shape", "Size"}:
         apart = False

@@ -8,14 +8,12 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed, select
-from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows, Whole, copies
+from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.values import (
-    NO_SLOT,
     commit,
     counted,
     decide,
-    filled,
     is_free,
     is_position,
     merge_options,
@@ -375,129 +373,8 @@ def _table_edit(view: View, stored: Array, axis: int, rows: Ints, sliced: Array)
     return view.select(0, axis, rows)
 
 
-# ------------------------------------------------------------------------------------- columns
-
-
-def columns(view: View) -> Outcome:
-    """Ops on a tensor whose columns have marks of their own."""
-    if view.op == "Concat":
-        return join_columns(view)
-    if view.op in {"Gather", "GatherND", "GatherElements"} and isinstance(view.marks[1], Columns):
-        return by_columns(view)
-    mark = view.marks[0]
-    if not isinstance(mark, Columns) or any(isinstance(m, Columns) for m in view.marks[1:]):
-        view.refuse("a table of indices with a class column is used in a way no rule covers")
-        raise AssertionError  # pragma: no cover
-    if view.op in {"Cast", "Identity"}:
-        return Outcome([mark])
-    if view.op in {"Shape", "Size"}:
-        return Outcome([Rows()])
-    axis = view.attrs.get("axis", 0) % view.rank(0)
-    if view.op in {"Gather", "GatherND", "Slice"} and not is_fixed(view.scope, view.node.input[1]):
-        if view.op == "Slice" or axis == mark.axis or view.op == "GatherND":
-            return _rows_by_index(view, mark)
-        shift = view.rank(1) - 1 if axis < mark.axis else 0
-        moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
-        return Outcome([Columns(mark.axis + shift, moved)])
-    if view.op == "Pad":
-        return pad_rows(view, mark)
-    if view.op in movement.RULES:
-        return move_columns(view, mark)
-    view.refuse("a table of indices with a class column is used in a way no rule covers")
-    raise AssertionError  # pragma: no cover
-
-
-def _rows_by_index(view: View, mark: Columns) -> Outcome:
-    if mark.axis == 0:
-        view.refuse("columns of a table of indices are picked by computed indices")
-    moved = tuple(picked(view, m) if isinstance(m, Lookup) else m for m in mark.marks)
-    return Outcome([Columns(mark.axis, moved)])
-
-
-def pad_rows(view: View, mark: Columns) -> Outcome:
-    """Pad rows of a table: the padding becomes a filler of every column of class numbers."""
-    pads = view.attrs.get("pads") if "pads" in view.attrs else view.old[1].value
-    if pads is None or np.asarray(pads).reshape(2, -1)[:, mark.axis].any() or len(view.old) > 3:
-        view.refuse("whether it pads columns of class numbers is not known")
-    fill = view.old[2].value if len(view.old) > 2 and view.node.input[2] else None
-    value = view.attrs.get("value", 0.0) if fill is None else fill.item()
-    stored = len(view.old) > 2 and is_fixed(view.scope, view.node.input[2])
-    slot = 2 if stored and sum(isinstance(m, Lookup) for m in mark.marks) == 1 else NO_SLOT
-    marks = tuple(filled(view, picked(view, m), value, slot) if isinstance(m, Lookup) else m
-                  for m in mark.marks)  # fmt: skip
-    return Outcome([Columns(mark.axis, marks)])
-
-
-def move_columns(view: View, mark: Columns) -> Outcome:
-    """A movement op: run on column numbers, with unknown extents taken as two."""
-    shape = tuple(2 if d is None else d for d in view.old[0].shape or ())
-    line = [1] * len(shape)
-    line[mark.axis] = len(mark.marks)
-    numbers = np.broadcast_to(np.arange(len(mark.marks)).reshape(line), shape)
-    try:
-        out = movement.run(
-            view, view.node, [f.value for f in view.old], np.ascontiguousarray(numbers)
-        )
-    except Exception:  # noqa: BLE001  the reference refuses what does not fit the example
-        view.refuse("a table of indices with a class column is reshaped in a way no rule covers")
-        raise AssertionError from None  # pragma: no cover
-    return Outcome([_columns_of(view, o, mark) for o in out])
-
-
-def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
-    axes = [a for a in range(numbers.ndim) if movement.varies(numbers, a)]
-    if not axes:
-        first = mark.marks[int(numbers.flat[0])]
-        return first if first is not None else Rows()
-    if len(axes) > 1:
-        view.refuse("columns of a table of indices would lie on two axes at once")
-    along = np.moveaxis(numbers, axes[0], 0).reshape(numbers.shape[axes[0]], -1)[:, 0]
-    marks = tuple(mark.marks[int(k)] for k in along)
-    # without its column of class numbers a table is rows like any others
-    return Columns(axes[0], marks) if any(isinstance(m, Lookup) for m in marks) else Rows()
-
-
-def join_columns(view: View) -> Outcome:
-    """Concat of tables or single columns along the column axis, or of rows of one kind."""
-    first = next(m for m in view.marks if isinstance(m, Columns))
-    axis = view.attrs.get("axis", 0) % view.rank(0)
-    if axis != first.axis:
-        return Outcome([first])
-    marks: list[Mark | None] = []
-    for i, mark in enumerate(view.marks):
-        extent = (view.old[i].shape or ())[axis]
-        if isinstance(mark, Columns):
-            marks += mark.marks
-        elif extent is None:
-            view.refuse("how many columns it joins is not known")
-        else:
-            marks += [mark] * extent
-    return Outcome([Columns(axis, tuple(marks))])
-
-
-def by_columns(view: View) -> Outcome:
-    """GatherND from unlabelled data by a table of indices: its class column must not matter."""
-    index = view.marks[1]
-    assert isinstance(index, Columns)  # noqa: S101
-    for k, mark in enumerate(index.marks):
-        if not isinstance(mark, Lookup):
-            continue
-        if any(is_free(mark, o) for o in mark.options):
-            decide(view, mark, {"free"})
-            continue
-        extent = (view.old[0].shape or ())[k]
-        if extent is None:
-            view.refuse("how many classes its data has is not known")
-            raise AssertionError  # pragma: no cover
-        view.demand(0, k, ids_along(mark, extent))
-        decide(view, mark, {"position"})
-        if extent != 1:
-            return Outcome([Rows()], view.select(0, k, mark.take))
-    return Outcome([Rows()])
-
-
 RULES: dict[str, Callable[[View], Outcome]] = dict.fromkeys(
     ["Gather", "GatherElements", "GatherND"], labelled_gather
 )
 
-__all__ = ["RULES", "Whole", "columns", "counted", "gather"]
+__all__ = ["RULES", "Whole", "counted", "gather"]

@@ -50,11 +50,11 @@ def movement(view: View) -> Outcome:
     if all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
         return Outcome(marks)
     left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
-    if all(w is None or w.size for w in wanted):
-        for proposal in [
-            [],
-            *PROPOSALS.get(view.op, nothing)(view, labels, before, marks),
-        ]:
+    if all(w is None or w.size or not o.size for w, o in zip(wanted, before, strict=True)):
+        proposals = [[], *PROPOSALS.get(view.op, nothing)(view, labels, before, marks)]
+        if not any(o.size for o in before):
+            proposals.reverse()  # nothing stays nothing, but bounds of old extents are misleading
+        for proposal in proposals:
             node, facts = edited(view.node, view.new, proposal)
             try:
                 view.trace.interpreter.infer(node, facts)  # the reference takes more than it should
@@ -181,9 +181,7 @@ def sizes(view: View, _: Labels, before: list[Array], marks: list[Mark | None]) 
     yield [view.set("shape", target.tolist())] if stored else [view.replace(1, target)]
 
 
-def indices(
-    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
-) -> Iterator[Any]:
+def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Gather along the class axis: the new places of the kept elements."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     value = view.old[1].value
@@ -219,7 +217,7 @@ def bounds(
         starts, ends = list(view.attrs["starts"]), list(view.attrs["ends"])
         axes = list(view.attrs.get("axes", range(len(starts))))
     else:
-        known = [np.asarray(f.value).tolist() for f in view.new[1:3]]
+        known = [np.asarray(f.value).tolist() for f in view.old[1:3]]
         starts, ends = known
         given = view.new[3].value if len(view.new) > 3 else None
         axes = list(range(len(starts))) if given is None else given.tolist()
@@ -230,6 +228,10 @@ def bounds(
     steps = view.new[4].value if len(view.new) > 4 else None
     step = 1 if steps is None else int(steps[k])
     window = np.arange(extent)[slice(starts[k], ends[k], step)]
+    if not window.size and (starts[k], ends[k]) == (extent, extent):  # what comes behind the classes
+        starts[k] = ends[k] = len(view.take(labels.ids))
+        yield _sliced(view, starts, ends)
+        return
     take = view.take(labels.ids)
     place, ranks = places(take), np.zeros(len(window), np.int64)
     if isinstance(mark, Labels):
@@ -250,16 +252,17 @@ def bounds(
         ends[k] = past
     if step > 1:
         return
-    if by_attribute:
-        yield [view.set("starts", starts), view.set("ends", ends)]
-    else:
-        yield [view.replace(1, np.array(starts)), view.replace(2, np.array(ends))]
+    yield _sliced(view, starts, ends)
     del before
 
 
-def parts(
-    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
-) -> Iterator[Any]:
+def _sliced(view: View, starts: list[int], ends: list[int]) -> list[ed.Edit]:
+    if "starts" in view.attrs:
+        return [view.set("starts", starts), view.set("ends", ends)]
+    return [view.replace(1, np.array(starts)), view.replace(2, np.array(ends))]
+
+
+def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Split along the class axis: the sizes of the parts."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if axis != labels.axis:
@@ -279,9 +282,7 @@ def parts(
         yield edits
 
 
-def repeats(
-    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
-) -> Iterator[Any]:
+def repeats(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Expand's target and nothing else so far."""
     yield from sizes(view, labels, before, marks)
 

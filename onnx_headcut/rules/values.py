@@ -56,10 +56,10 @@ def positions(view: View, labels: Labels, origin: str) -> Lookup:
 
 def values(view: View) -> Outcome:
     """An op that `Lookup` or `Columns` reach, and no `Labels`."""
-    from onnx_headcut.rules import indexing  # noqa: PLC0415  it builds on this module
+    from onnx_headcut.rules import columns, indexing  # noqa: PLC0415  they build on this module
 
     if any(isinstance(m, Columns) for m in view.marks):
-        return indexing.columns(view)
+        return columns.columns(view)
     index = view.marks[1] if len(view.marks) > 1 else None
     if view.op in {"Gather", "GatherElements", "GatherND"} and isinstance(index, Lookup):
         return indexing.gather(view)
@@ -82,9 +82,7 @@ def values(view: View) -> Outcome:
         return Outcome([filled(view, picked(view, first), value, 2)])
     if view.op in {"ScatterND", "ScatterElements", "Scatter"}:
         return scatter(view)
-    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(
-        first, Lookup
-    ):
+    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(first, Lookup):
         decided = decide(view, first, {"free"})
         del decided
         return Outcome([Rows()] * len(view.node.output))
@@ -107,9 +105,7 @@ def picked(view: View, lookup: Lookup) -> Lookup:
 def elementwise(view: View) -> Outcome:
     """Run the op on both tables, for each open option and each way its constants may change."""
     lookups = [(i, m) for i, m in enumerate(view.marks) if isinstance(m, Lookup)]
-    others = [
-        i for i, m in enumerate(view.marks) if not isinstance(m, Lookup) and view.node.input[i]
-    ]
+    others = [i for i, m in enumerate(view.marks) if not isinstance(m, Lookup) and view.node.input[i]]
     first = lookups[0][1]
     if view.op == "Where" and isinstance(view.marks[0], Rows | None):
         return where(view, [i for i, _ in lookups])
@@ -396,16 +392,27 @@ def scatter(view: View) -> Outcome:
     if isinstance(updates, Lookup) and data is None and value is not None:
         if len(np.unique(value)) == 1:
             return Outcome([filled(view, picked(view, updates), value.flat[0].item(), NO_SLOT)])
-    elif (
-        isinstance(updates, Lookup)
-        and isinstance(data, Lookup)
-        and (np.array_equal(updates.ids, data.ids[: len(updates.ids)]))
-    ):
-        return Outcome([data])
+    elif isinstance(updates, Lookup) and isinstance(data, Lookup):
+        return Outcome([written(view, data, updates)])
     elif not isinstance(updates, Lookup) and not isinstance(data, Lookup):
         return Outcome([Rows()])
     view.refuse("class numbers are written into a tensor whose other values are not known")
     raise AssertionError  # pragma: no cover
+
+
+def written(view: View, data: Lookup, updates: Lookup) -> Lookup:
+    """Class numbers written among others of the same table, such as those of another picture."""
+    here, there = decide(view, data, {"ids", "free"}), decide(view, updates, {"ids", "free"})
+    n, m = len(updates.ids), len(updates.take)
+    same = (
+        np.array_equal(updates.ids, data.ids[:n])
+        and np.array_equal(updates.old, data.old[:n])
+        and np.array_equal(updates.take, data.take[:m])
+        and np.array_equal(there.new, here.new[:m])
+    )
+    if not same:
+        view.refuse("class numbers of two conventions are written into one tensor")
+    return replace(data, options=(here,))
 
 
 # ----------------------------------------------------------------------------------- deciding

@@ -169,8 +169,12 @@ class Labels:
         return {label: ids[at] for label, ids in self.found.items()}
 
 
-def label_candidates(group: Group, runs: Iterable[Floats], widest: int = 8) -> tuple[int, ...]:
-    """List the columns that hold whole numbers only, of outputs with few values a row."""
+def label_candidates(group: Group, runs: Iterable[Floats], widest: int = 256) -> tuple[int, ...]:
+    """List the columns that hold whole numbers only.
+
+    Rows of more than ``widest`` values are masks; those of a table are fewer, with its coefficients
+    of masks (32 in YOLO) or its keypoints (51) beside box, score and class.
+    """
     rows = np.concatenate(list(runs))
     widths = {name: sum(c.output == name for c in group.columns) for name in group.outputs}
     return tuple(
