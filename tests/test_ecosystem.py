@@ -225,6 +225,18 @@ def test_the_action_checks_annotates_and_leaves_sarif(folder: Path) -> None:
     assert not (folder / "hacked").exists()
 
 
+@pytest.mark.parametrize(("version", "installed"), [("", "/source"), ("a==1", "a==1")])
+def test_the_action_installs_itself_or_what_is_named(version: str, installed: str) -> None:
+    defined = yaml.safe_load((ROOT / "action.yml").read_text())
+    step = next(s for s in defined["runs"]["steps"] if s["id"] == "install")
+    assert defined["inputs"]["version"]["default"] == ""
+    assert set(step["env"]) == {"VERSION", "SOURCE"}
+    shown = "python() { echo \"${@: -1}\"; }\n" + step["run"]
+    env = {**os.environ, "VERSION": version, "SOURCE": "/source"}
+    done = subprocess.run(["bash", "-c", shown], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == installed
+
+
 def test_the_shell_completes_commands() -> None:
     env = {"_ONNX_HEADCUT_COMPLETE": "complete_bash", "COMP_WORDS": "onnx-headcut ch",
            "COMP_CWORD": "1"}  # fmt: skip
