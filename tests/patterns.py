@@ -565,7 +565,8 @@ def rows_padded_to_a_full_table() -> Pattern:
         "int64[3] to_all = {1,40,6}, int64[1,1] first = {0}"
     )
     outputs = "float[1,40,6] table"
-    return Pattern(graph(outputs, weights, body), heads, read=lambda o: o[0][0], background=None, some=3)
+    text = graph(outputs, weights, body)
+    return Pattern(text, heads, read=lambda o: o[0][0], background=None, some=3)
 
 
 @pattern
