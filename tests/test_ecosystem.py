@@ -231,7 +231,7 @@ def test_the_action_installs_itself_or_what_is_named(version: str, installed: st
     step = next(s for s in defined["runs"]["steps"] if s["id"] == "install")
     assert defined["inputs"]["version"]["default"] == ""
     assert set(step["env"]) == {"VERSION", "SOURCE"}
-    shown = "python() { echo \"${@: -1}\"; }\n" + step["run"]
+    shown = 'python() { echo "${@: -1}"; }\n' + step["run"]
     env = {**os.environ, "VERSION": version, "SOURCE": "/source"}
     done = subprocess.run(["bash", "-c", shown], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == installed
