@@ -19,14 +19,15 @@ from onnx_headcut.commands.bench import bench
 from onnx_headcut.commands.check import check
 from onnx_headcut.commands.converting import convert_plainly
 from onnx_headcut.commands.doctor import doctor
-from onnx_headcut.commands.many import (
+from onnx_headcut.commands.many import Jobs, Only, OutputDir, Recipe, cut_many, cut_recipe
+from onnx_headcut.commands.reading import (
     ExternalData,
     FollowLinks,
-    OutputDir,
-    cut_many,
     external_data_of,
+    feeds_of,
+    ids_of,
+    reading_of,
 )
-from onnx_headcut.commands.reading import feeds_of, ids_of, reading_of
 from onnx_headcut.commands.reporting import (
     Annotations,
     Github,
@@ -52,6 +53,7 @@ says the same.
   onnx-headcut inspect detector.onnx
   onnx-headcut cut detector.onnx --keep person,car,3-5 --output small.onnx
   onnx-headcut validate detector.onnx small.onnx
+  onnx-headcut cut --recipe headcut.toml
 
 \b
 Exit codes: 0 done, and validated where that was not switched off; 1 validation failed or was
@@ -70,7 +72,7 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The detector, an .onnx file.", show_default=False)
 ]
 Keep = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="SPEC",
         help="Classes to keep, in their new order: names and ids separated by commas, ranges such "
@@ -179,12 +181,17 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
 @app.command()
 def cut(  # noqa: PLR0913, PLR0917  (options)
     ctx: typer.Context,
-    model: Model,
-    keep: Keep,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="The detector, an .onnx file.")
+    ] = None,
+    keep: Keep = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the cut model is written.")
     ] = None,
     output_dir: OutputDir = None,
+    recipe: Recipe = None,
+    only: Only = None,
+    jobs: Jobs = None,
     external_data: ExternalData = None,
     follow_links: FollowLinks = False,  # noqa: FBT002
     labels: Labels = None,
@@ -216,30 +223,45 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Cut a detector to some of its classes, validate the cut, and only then write it."""
+    if recipe is not None:
+        return cut_recipe(ctx, recipe)
+    if only:
+        raise UsageError("--variant is of a recipe", advice="Add --recipe FILE.")
+    if model is None:
+        raise UsageError("no model is named", advice="Write: onnx-headcut cut MODEL --keep SPEC")
+    if keep is None:
+        raise UsageError("which classes to keep is not said", advice="Add --keep SPEC.")
+    reading, drift = reading_of(labels, background, head, input_shape, layout), None
+    feeds = feeds_of(input_, image, None if images and not image else preprocess)
+    arguments: dict[str, Any] = {
+        "ids": ids_of(ids),
+        "provider": provider,
+        "validation": not no_validate,
+        "force": force,
+        "external_data": external_data_of(external_data),
+        "tolerances": tolerances.parse(tolerance),
+    }
     if output_dir is not None:
-        return cut_many(ctx, output_dir, as_json=json)
+        how = {**reading, "follow_links": follow_links}
+        return cut_many(ctx, output_dir, how, arguments, feeds)
+    if jobs is not None:
+        raise UsageError("--jobs is for many cuts", advice="Add --recipe FILE or --output-dir FOLDER.")
     if output is None and not dry_run:
         raise UsageError("where to write is not said", advice="Add --output FILE, or --dry-run.")
     files = Wanted(junit, sarif, github)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check(validated=not (no_validate or dry_run))
     reports.keep_apart(model, output)
-    reading, drift = reading_of(labels, background, head, input_shape, layout), None
     with steps() as step:
         result = hc.cut(
             model,
             keep,
             output,
             **reading,
-            ids=ids_of(ids),
-            provider=provider,
-            feeds=feeds_of(input_, image, None if images and not image else preprocess),
-            validation=not no_validate,
-            force=force,
-            dry_run=dry_run,
-            external_data=external_data_of(external_data),
+            **arguments,
+            feeds=hc.Feeds(**feeds) if feeds else None,
             follow_links=follow_links,
-            tolerances=tolerances.parse(tolerance),
+            dry_run=dry_run,
             progress=step,
         )
         if result.verdict is not None and output is not None:
@@ -292,6 +314,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check()
     reading = reading_of(labels, background, head, input_shape, layout)
+    feeds = feeds_of(input_, image, None if images and not image else preprocess)
     with steps() as step:
         verdict = hc.validate(
             original,
@@ -300,7 +323,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
             **reading,
             ids=ids_of(ids),
             provider=provider,
-            feeds=feeds_of(input_, image, None if images and not image else preprocess),
+            feeds=hc.Feeds(**feeds) if feeds else None,
             tolerances=tolerances.parse(tolerance),
             follow_links=follow_links,
             progress=step,

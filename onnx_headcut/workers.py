@@ -1,11 +1,11 @@
-"""The processes that make cuts: one that reads each model, and copies of it that cut and validate.
+"""The processes that make many cuts: one that reads the model, and forks of it that do the rest.
 
-The *foreman* (`main`) is a fresh process that has neither threads
-of its own nor a runtime in it, whatever the process has that asks for the cuts: so it may fork.
-It reads and understands the model once. Its *workers* are forks that hold what was understood;
-each takes the next task from a pipe until there is none, and imports the runtime once. A worker
-that dies takes one task with it, and another takes its place. Where processes cannot be forked
-(Windows), the foreman does the tasks itself, one after the other.
+The *foreman* (`main`) is a fresh process that has neither threads of its own nor a runtime in it,
+whatever the process has that asks for the cuts: so it may fork. Where all cuts are of one model, it
+reads and understands it once. Its *workers* are forks that hold what was understood; each takes the
+next task from a pipe until there is none, and imports the runtime once. A worker that dies takes
+one task with it, and another takes its place. Where processes cannot be forked (Windows), the
+foreman does the tasks itself, one after the other.
 
 Messages go to the asking process as pickles on stdout. When that process ends, in whatever way,
 stdin ends, and so do all of these: files are written whole or not at all.
@@ -18,6 +18,7 @@ import os
 import pickle
 import signal
 import struct
+import subprocess
 import sys
 import traceback
 import warnings
@@ -25,12 +26,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
+    from typing import IO
 
     from onnx_headcut.console import Failure
     from onnx_headcut.cutting import Opened
@@ -38,14 +40,19 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.verdict import Verdict
 
 _NUMBER = struct.Struct("<I")
+# what is imported there is what is imported here, whatever lies in the folder where it works
+_START = "import sys; sys.path[:] = {}; from onnx_headcut.workers import main; main()"
 _PATIENCE = 3.0  # seconds that a worker has for ending by itself
-_DEFAULTS = (("dry_run", False), ("validation", True))
 
 
 @dataclass(frozen=True)
 class Task:
-    """One cut. ``arguments`` are keywords of `onnx_headcut.cut`, ``report`` of a page on it."""
+    """One cut. ``arguments`` are keywords of `onnx_headcut.cut`, ``feeds`` of `onnx_headcut.Feeds`.
 
+    ``report`` says what is wanted beside it: page, images, annotations, preprocess.
+    """
+
+    source: str
     keep: Any
     output: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -55,12 +62,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Order:
-    """Cuts of one model: how it is read, and how many workers there are at once."""
+    """Cuts to make, ``jobs`` at once; ``reading`` are the keywords that say how models are read."""
 
-    source: str
-    reading: Mapping[str, Any]
     tasks: tuple[Task, ...]
-    jobs: int
+    jobs: int = 1
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,17 +89,59 @@ class Message:
     error: Exception | None = None
 
 
+# ------------------------------------------------------------------------------- who asks
+
+
+def ask(order: Order, folder: Path) -> Iterator[Message]:
+    """Let a fresh process do ``order`` in ``folder``; gives what it tells, all but errors.
+
+    Leaving it ends the work. Raises what is wrong with the model that all cuts are of.
+    """
+    process = subprocess.Popen(  # noqa: S603  (this program)
+        [sys.executable, "-P", "-c", _START.format([os.path.abspath(p) for p in sys.path])],  # noqa: PTH100
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=folder,
+    )
+    asked, told = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    try:
+        with suppress(EOFError, BrokenPipeError):
+            pickle.dump(order, asked)
+            asked.flush()
+            while True:
+                message: Message = pickle.load(told)  # noqa: S301  (our own)
+                if message.error is not None:
+                    raise message.error
+                yield message
+    finally:
+        with suppress(OSError):
+            asked.close()  # with this, whatever goes on ends
+        told.close()
+        try:
+            process.wait(2 * _PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def cores() -> int:
+    """How many processes can run at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 # ------------------------------------------------------------------------------ the foreman
 
 
 def main() -> None:
     """Read an order from stdin, and do it."""
-    if hasattr(signal, "SIGINT"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides; then stdin ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides; then stdin ends
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and temporary files go
     if not os.environ.get("HEADCUT_DEBUG"):
         warnings.simplefilter("ignore")
     order: Order = pickle.load(sys.stdin.buffer)  # noqa: S301  (our own, by the pipe that we hold)
-    with os.fdopen(os.dup(1), "wb") as out:
+    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what libraries print is no message
 
         def tell(message: Message) -> None:
@@ -109,19 +157,27 @@ def main() -> None:
             tell(Message(error=_carried(error)))
 
 
-def _open(order: Order) -> Opened:
-    from onnx_headcut.cutting import Options, open_model  # noqa: PLC0415  (a worker has no need)
+def _open(order: Order) -> Opened | None:
+    """Read the model once, where it is one; else a worker reads what it cuts."""
+    if len({task.source for task in order.tasks}) > 1:
+        return None
+    from onnx_headcut.cutting import Options, open_model  # noqa: PLC0415  (not for who asks)
 
     reading = dict(order.reading)
     links = reading.pop("follow_links", False)
-    runs = any(t.arguments.get("validation", True) for t in order.tasks)
-    opened = open_model(order.source, Options(**reading), follow_links=links, small=not runs)
-    if not all(task.arguments.get("dry_run") for task in order.tasks):
+    runs = any(_said(task, "validation") for task in order.tasks)
+    source = order.tasks[0].source
+    opened = open_model(source, Options(**reading), follow_links=links, small=not runs)
+    if not all(_said(task, "dry_run") for task in order.tasks):
         _ = opened.source.sha256  # ends the thread that makes it, before any fork
     return opened
 
 
-def _alone(order: Order, opened: Opened, tell: Callable[[Message], None]) -> None:
+def _said(task: Task, keyword: str) -> bool:
+    return bool(task.arguments.get(keyword, keyword == "validation"))
+
+
+def _alone(order: Order, opened: Opened | None, tell: Callable[[Message], None]) -> None:
     for number, task in enumerate(order.tasks):
         _do(opened, order, number, task, tell)
 
@@ -133,7 +189,7 @@ class _Worker:
     task: int = -1
 
 
-def _with_forks(order: Order, opened: Opened, tell: Callable[[Message], None]) -> None:
+def _with_forks(order: Order, opened: Opened | None, tell: Callable[[Message], None]) -> None:
     """Let workers do the tasks, until all are done or stdin has ended."""
     numbers, fill = os.pipe()
     os.write(fill, b"".join(map(_NUMBER.pack, range(len(order.tasks)))))  # fits: 64 KiB
@@ -142,7 +198,7 @@ def _with_forks(order: Order, opened: Opened, tell: Callable[[Message], None]) -
     workers = [_hire(work) for _ in range(min(order.jobs, len(order.tasks)))]
     left, stdin = len(order.tasks), sys.stdin.fileno()
     try:
-        while left:
+        while left and workers:
             ready = wait([*(worker.heard for worker in workers), stdin])
             if stdin in ready:
                 return
@@ -161,7 +217,7 @@ def _with_forks(order: Order, opened: Opened, tell: Callable[[Message], None]) -
         _dismiss(workers)
 
 
-def _hire(work: tuple[Opened, Order, int]) -> _Worker:
+def _hire(work: tuple[Opened | None, Order, int]) -> _Worker:
     fork = multiprocessing.get_context("fork")
     heard, said = fork.Pipe(duplex=False)
     process = fork.Process(target=_work, args=(*work, said), daemon=True)
@@ -216,9 +272,8 @@ def _carried(error: Exception) -> Exception:
 # ------------------------------------------------------------------------------- the workers
 
 
-def _work(opened: Opened, order: Order, numbers: int, said: Connection) -> None:
+def _work(opened: Opened | None, order: Order, numbers: int, said: Connection) -> None:
     """Do tasks as long as there are any, and the foreman."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that temporary files go
     foreman = os.getppid()
     with suppress(BrokenPipeError):
         while os.getppid() == foreman and (data := os.read(numbers, _NUMBER.size)):
@@ -226,7 +281,9 @@ def _work(opened: Opened, order: Order, numbers: int, said: Connection) -> None:
             _do(opened, order, number, order.tasks[number], said.send)
 
 
-def _do(opened: Opened, order: Order, number: int, task: Task, tell: Callable[[Message], None]) -> None:
+def _do(
+    opened: Opened | None, order: Order, number: int, task: Task, tell: Callable[[Message], None]
+) -> None:
     """Do one task, and tell its steps and its end; what goes wrong is told, too."""
     tell(Message(number, "starting"))
     try:
@@ -241,19 +298,21 @@ def _do(opened: Opened, order: Order, number: int, task: Task, tell: Callable[[M
     tell(Message(number, done=done))
 
 
-def _cut(opened: Opened, order: Order, task: Task, told: Callable[[str], None]) -> Done:
+def _cut(opened: Opened | None, order: Order, task: Task, told: Callable[[str], None]) -> Done:
     from onnx_headcut import documents  # noqa: PLC0415  (after the fork)
     from onnx_headcut.cutting import Feeds, cut  # noqa: PLC0415
 
-    dry_run, validated = (task.arguments.get(k, d) for k, d in _DEFAULTS)
-    reports = _reports(task) if validated and not dry_run else None
+    dry_run = _said(task, "dry_run")
+    reports = _reports(task) if _said(task, "validation") and not dry_run else None
     feeds = Feeds(**task.feeds) if task.feeds else None
-    result = cut(opened, task.keep, task.output, feeds=feeds, progress=told, **task.arguments)
+    arguments = task.arguments if opened is not None else {**order.reading, **task.arguments}
+    model = opened if opened is not None else Path(task.source)
+    result = cut(model, task.keep, task.output, feeds=feeds, progress=told, **arguments)
     document = documents.of_cut(result, dry_run=dry_run)
     if reports is not None and result.verdict is not None:
         cut_model = Path(task.output) if result.exit_code == 0 else result.model
         reading = {k: v for k, v in order.reading.items() if k != "follow_links"}
-        drift = reports.write(Path(order.source), cut_model, result.verdict, reading,
+        drift = reports.write(Path(task.source), cut_model, result.verdict, reading,
                               name=task.output, command="cut", progress=told)  # fmt: skip
         document |= {} if drift is None else {"drift_on_pictures": drift.to_json()}
     return Done(result.exit_code, document, result.verdict)

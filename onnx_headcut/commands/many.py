@@ -1,13 +1,9 @@
-"""Options for files, and ``cut`` for many models: a process each, one table, one exit code.
+"""``cut`` for many models, or to many variants: several at once, one table, one exit code.
 
 Typer reads annotations at run time.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,29 +13,13 @@ import typer
 from onnx_headcut import __version__
 from onnx_headcut.console import SCHEMA, Answer, printable, steps
 from onnx_headcut.errors import UsageError
+from onnx_headcut.report.files import Wanted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnx_headcut.storage.external import External
+    from onnx_headcut.workers import Done
 
-ExternalData = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WHERE",
-        help="Where weights beside MODEL go: reference (they stay where they lie), copy (into one "
-        "file beside FILE), inline (into FILE). Without it: reference in the same folder, copy "
-        "elsewhere.",
-    ),
-]
-FollowLinks = Annotated[
-    bool,
-    typer.Option(
-        "--follow-links",
-        help="Trust weights beside MODEL that are symbolic or hard links, as in Hugging Face's "
-        "cache.",
-    ),
-]
 OutputDir = Annotated[
     Path | None,
     typer.Option(
@@ -48,98 +28,159 @@ OutputDir = Annotated[
         "FOLDER.",
     ),
 ]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Cut what a recipe says, a TOML file: one model to one or more variants. It says MODEL "
+        "and the options, too; --force, --dry-run, --no-validate and --provider may be added.",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--variant", metavar="NAME", help="Of a recipe, this variant. Repeatable."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="How many cuts are made at once. Without it: one a core, if they fit."
+    ),
+]
 
-_OF_ONE = ("output", "report", "junit", "sarif", "github", "dry_run")
-_OF_ALL = ("model", "output_dir", "json")
+_OF_ONE = ("output", "report", "images", "annotations", "junit", "sarif", "github", "dry_run",
+           "recipe", "only")  # fmt: skip
+_BESIDE_RECIPE = ("recipe", "only", "jobs", "force", "dry_run", "no_validate", "provider", "junit",
+                  "sarif", "github", "json")  # fmt: skip
 
 
-def external_data_of(text: str | None) -> "External | None":
-    """Take the option's text; raises UsageError for another."""
-    for choice in ("reference", "copy", "inline"):
-        if text == choice:
-            return choice
-    if text is None:
-        return None
-    raise UsageError(
-        f"--external-data cannot take {text!r}", advice="Say reference, copy or inline."
-    )
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was cut, into which file, and what came of it."""
 
-
-@dataclass
-class _Job:
-    """One model, and what its process said."""
-
-    model: Path
-    output: Path
-    arguments: Sequence[str]
-    process: "subprocess.Popen[str] | None" = None
-    said: str = ""
-    code: int = -1
-    document: dict[str, Any] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(  # noqa: S603  (this program)
-            [sys.executable, "-m", "onnx_headcut", "cut", "--output", str(self.output), "--json",
-             *self.arguments, "--", str(self.model)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )  # fmt: skip
-
-    def has_ended(self) -> bool:
-        """Wait a little, and read meanwhile, so that no pipe fills up."""
-        if self.process is None:
-            return False
-        try:
-            self.said, _ = self.process.communicate(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def end(self) -> None:
-        """Take what the process said; one that died said nothing."""
-        if self.process is None:
-            return
-        self.code = self.process.returncode
-        try:
-            self.document = json.loads(self.said)
-        except ValueError:
-            died = f"the process died of signal {-self.code}" if self.code < 0 else "no answer"
-            self.document = {"error": {"kind": "Died", "message": died, "advice": ""}}
-            self.code = 70
+    name: str
+    exit_code: int
+    document: dict[str, Any]
 
     @property
     def what(self) -> str:
-        """Say in a line what came of it."""
-        document = self.document or {}
+        """Say in a few words what came of it."""
+        document = self.document
         if "error" in document:
-            return f"{document['error']['kind']}: {document['error']['message']}"
-        if self.code == 0:
-            return "cut" if document.get("validation") is None else "cut and validated"
-        return "validation failed or was inconclusive; nothing was written"
+            error = document["error"]
+            return f"{error['kind']}: {error['message']}\n{error['advice']}".strip()
+        if document["dry_run"]:
+            return f"{len(document['plan'])} edits planned, nothing written"
+        if self.exit_code == 0:
+            return "cut" if document["validation"] is None else "cut and validated"
+        return "; ".join(
+            [f"validation {document['validation']['status']}, nothing written",
+             *document["validation"]["reasons"][:1]]
+        )  # fmt: skip
+
+    @property
+    def columns(self) -> str:
+        """How many columns are kept, of how many."""
+        if "error" in self.document:
+            return ""
+        classes = self.document["classes"]
+        return f"{classes['after']['count']} of {classes['before']['count']}"
+
+    @property
+    def sizes(self) -> tuple[str, str]:
+        """Megabytes of the model file before and after."""
+        figures = self.document.get("figures") or {}
+        before, after = (
+            f"{part['bytes'] / 1e6:.1f}" if part else ""
+            for part in (figures.get("before"), figures.get("after"))
+        )
+        return before, after if self.exit_code == 0 else ""
 
 
-def cut_many(ctx: typer.Context, output_dir: Path, *, as_json: bool) -> Answer:
-    """Cut each model of a folder or glob by a process of its own; goes on after a refusal.
+def cut_many(
+    ctx: typer.Context,
+    output_dir: Path,
+    reading: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    feeds: Mapping[str, Any],
+) -> Answer:
+    """Cut each model of a folder or glob, several at once; goes on after a refusal.
 
-    The exit code is 0 where all were cut, else the largest of all.
+    ``reading``, ``arguments`` and ``feeds`` are the keywords of the API, the same for all. The exit
+    code is 0 where all were cut, else the largest of all.
     """
     for name in _OF_ONE:
         if ctx.params.get(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for one model", advice="Leave --output-dir out.")
+            raise UsageError(f"{_flag(ctx, name)} is for one model", advice="Leave --output-dir out.")
     models = _found(ctx.params["model"])
     output_dir.mkdir(parents=True, exist_ok=True)
-    arguments = list(_arguments(ctx))
-    jobs = [_Job(model, output_dir / model.name, arguments) for model in models]
+    from onnx_headcut.workers import Order, Task, ask, cores  # noqa: PLC0415  (not for --help)
+
+    tasks = [
+        Task(str(model), ctx.params["keep"], str(output_dir / model.name), arguments, feeds)
+        for model in models
+    ]
+    order = Order(tuple(tasks), ctx.params["jobs"] or cores(), reading)
+    results: dict[int, Done] = {}
     with steps() as step:
-        _run(jobs, step)
-    code = max(job.code for job in jobs)
-    documents = [{"model": str(job.model), **(job.document or {})} for job in jobs]
-    document = {"schema": SCHEMA, "tool": f"onnx-headcut {__version__}", "command": "cut",
-                "exit_code": code, "models": documents}  # fmt: skip
-    return Answer(document, lambda to: _show(to, jobs), code, as_json)
+        step("reading")
+        for message in ask(order, Path()):
+            if message.done is not None:
+                results[message.task] = message.done
+            step(f"{len(results)} of {len(models)} models")
+    rows = [
+        Row(model.name, results[k].exit_code, results[k].document) for k, model in enumerate(models)
+    ]
+    documents = [{"model": str(model), **row.document} for model, row in zip(models, rows, strict=True)]
+    return _answer(rows, {"models": documents}, "model", as_json=ctx.params["json"])
+
+
+def cut_recipe(ctx: typer.Context, path: Path) -> Answer:
+    """Cut the variants that a recipe says; goes on after a refusal. Exit codes as of `cut_many`."""
+    for name in (option.name or "" for option in ctx.command.params):
+        if name not in _BESIDE_RECIPE and _is_said(ctx, name):
+            raise UsageError(
+                f"{_flag(ctx, name)} has no place beside --recipe",
+                advice="The recipe says it, or leave --recipe out.",
+            )
+    said = ctx.params
+    with steps() as step:
+        step("reading")
+        from onnx_headcut.recipe.building import build  # noqa: PLC0415  (not for --help)
+        from onnx_headcut.recipe.reading import read_recipe  # noqa: PLC0415
+
+        recipe = read_recipe(path)
+        reports = Wanted(
+            said["junit"] or recipe.files.get("junit"),
+            said["sarif"] or recipe.files.get("sarif"),
+            said["github"],
+        )
+        reports.check()
+        done = build(
+            recipe,
+            variants=said["only"] or None,
+            force=said["force"],
+            dry_run=said["dry_run"],
+            validation=False if said["no_validate"] else None,
+            provider=said["provider"] if _is_said(ctx, "provider") else None,
+            jobs=said["jobs"],
+            progress=step,
+        )
+    reports.write(done.results, "cut")
+    rows = [Row(built.name, built.exit_code, built.document) for built in done.variants]
+    variants = [{"variant": row.name, **row.document} for row in rows]
+    data = {"recipe": str(path), "source": str(recipe.folder / recipe.source), "variants": variants}
+    return _answer(rows, data, "variant", as_json=said["json"])
+
+
+def _is_said(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _flag(ctx: typer.Context, name: str) -> str:
+    """Give an option as it is written."""
+    option = next(option for option in ctx.command.params if option.name == name)
+    return "MODEL" if option.param_type_name == "argument" else max(option.opts, key=len)
 
 
 def _found(model: Path) -> list[Path]:
@@ -160,50 +201,23 @@ def _found(model: Path) -> list[Path]:
     return found
 
 
-def _arguments(ctx: typer.Context) -> Iterator[str]:
-    """Give the options again, as they were read."""
-    for option in ctx.command.params:
-        value = ctx.params.get(option.name or "")
-        if option.name in (*_OF_ONE, *_OF_ALL) or value in {None, False, ()} or value == []:
-            continue
-        flag = max(option.opts, key=len)
-        if value is True:
-            yield flag
-        else:
-            for one in value if isinstance(value, list | tuple) else [value]:
-                yield f"{flag}={one}"
+def _answer(rows: Sequence[Row], data: Mapping[str, Any], noun: str, *, as_json: bool) -> Answer:
+    code = max(row.exit_code for row in rows)
+    document = {"schema": SCHEMA, "tool": f"onnx-headcut {__version__}", "command": "cut",
+                "exit_code": code, **data}  # fmt: skip
+    return Answer(document, lambda to: _show(to, rows, noun), code, as_json)
 
 
-def _run(jobs: Sequence[_Job], step: Callable[[str], None]) -> None:
-    """Run all, as many at once as there are cores."""
-    waiting, running = list(jobs), list[_Job]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < (os.cpu_count() or 1):
-                job = waiting.pop(0)
-                job.start()
-                running.append(job)
-            step(f"{len(jobs) - len(waiting) - len(running)} of {len(jobs)} models")
-            for job in [j for j in running if j.has_ended()]:
-                job.end()
-                running.remove(job)
-    finally:
-        for job in running:
-            if job.process is not None:
-                job.process.kill()
-                job.process.communicate()
-
-
-def _show(to: "Console", jobs: Sequence[_Job]) -> None:
+def _show(to: "Console", rows: Sequence[Row], noun: str) -> None:
     from rich.table import Table  # noqa: PLC0415  (not for --help)
 
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "exit code", "MB before", "after", ""):
-        table.add_column(name, justify="left" if name in {"model", ""} else "right")
-    for job in jobs:
-        after = f"{job.output.stat().st_size / 1e6:.1f}" if job.code == 0 else ""
-        before = f"{job.model.stat().st_size / 1e6:.1f}" if job.model.is_file() else ""
-        table.add_row(printable(job.model.name), str(job.code), before, after, printable(job.what))
+    for name in (noun, "exit code", "columns", "MB before", "after", ""):
+        table.add_column(name, justify="left" if name in {noun, ""} else "right")
+    for row in rows:
+        cells = (row.name, str(row.exit_code), row.columns, *row.sizes, row.what)
+        table.add_row(*map(printable, cells))
     to.print(table)
-    done = sum(job.code == 0 for job in jobs)
-    to.print(f"{done} of {len(jobs)} models cut")
+    done = sum(row.exit_code == 0 for row in rows)
+    planned = any(row.document.get("dry_run") for row in rows)
+    to.print(f"{done} of {len(rows)} {noun}s {'planned' if planned else 'cut'}")

@@ -1,10 +1,34 @@
-"""What options become: how a model is read, which ids it gives, what validation runs on."""
+"""What options become: how a model is read, which ids it gives, what validation runs on.
+
+Typer reads annotations at run time.
+"""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import onnx_headcut as hc
+import typer
+
 from onnx_headcut.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnx_headcut.storage.external import External
+
+ExternalData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="Where weights beside MODEL go: reference (they stay where they lie), copy (into one "
+        "file beside FILE), inline (into FILE). Without it: reference in the same folder, copy "
+        "elsewhere.",
+    ),
+]
+FollowLinks = Annotated[
+    bool,
+    typer.Option(
+        "--follow-links",
+        help="Trust weights beside MODEL that are symbolic or hard links, as in Hugging Face's cache.",
+    ),
+]
 
 _IDS: tuple[Literal["compact"], Literal["original"]] = ("compact", "original")
 
@@ -47,10 +71,18 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, shape
 
 
-def feeds_of(
-    arrays: Path | None, images: list[Path] | None, preprocess: str | None
-) -> "hc.Feeds | None":
-    """Name the user's own inputs, where there are any."""
+def feeds_of(arrays: Path | None, images: list[Path] | None, preprocess: str | None) -> dict[str, Any]:
+    """Name the user's own inputs, where there are any: keywords of `onnx_headcut.Feeds`."""
     if not (arrays or images or preprocess):
+        return {}
+    return {"arrays": arrays, "images": tuple(images or ()), "preprocess": preprocess}
+
+
+def external_data_of(text: str | None) -> "External | None":
+    """Take the text of --external-data; raises UsageError for another."""
+    for choice in ("reference", "copy", "inline"):
+        if text == choice:
+            return choice
+    if text is None:
         return None
-    return hc.Feeds(arrays, tuple(images or ()), preprocess)
+    raise UsageError(f"--external-data cannot take {text!r}", advice="Say reference, copy or inline.")

@@ -3,5 +3,4 @@
 * `keys`: every key, what it takes, and the keyword of `onnx_headcut.cut` that it becomes
 * `reading`: a file becomes a `Recipe`, or an error with the nearest right word
 * `building`: a recipe's variants are cut from one load, several at once
-* `workers`: the processes that do so
 """

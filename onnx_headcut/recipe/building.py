@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import subprocess
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from onnx_headcut.errors import UsageError
-from onnx_headcut.recipe.workers import Done, Message, Order, Task
+from onnx_headcut.report.results import shown
+from onnx_headcut.workers import Done, Order, Task, ask, cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-    from typing import IO
 
     from onnx_headcut.console import Failure
     from onnx_headcut.recipe.reading import Recipe, Variant
+    from onnx_headcut.report.results import Result
     from onnx_headcut.validation.verdict import Verdict
 
 _MEMORY = 8
 """How many times the model's bytes a validation was seen to hold, sessions and all; rounded up."""
-
-# what is imported there is what is imported here, whatever lies in the recipe's folder
-_START = "import sys; sys.path[:] = {}; from onnx_headcut.recipe.workers import main; main()"
-
-_PATIENCE = 10.0  # seconds that the builder has for ending by itself
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,20 @@ class Build:
         """The worst of all variants'."""
         return max((built.exit_code for built in self.variants), default=0)
 
+    @property
+    def results(self) -> list[Result]:
+        """The same as results, for JUnit, SARIF and annotations."""
+        from onnx_headcut.report import of_verdict  # noqa: PLC0415  (only where reports are made)
+
+        found: list[Result] = []
+        for built in self.variants:
+            name = shown(built.output) if built.output is not None else built.name
+            if built.failure is not None:
+                found.append(of_verdict.refused(built.failure, name))
+            if built.verdict is not None:
+                found += of_verdict.results(built.verdict, name)
+        return found
+
     def __bool__(self) -> bool:
         return self.exit_code == 0
 
@@ -90,16 +97,14 @@ def build(  # noqa: PLR0913  (each is one option of the command line)
         override["validation"] = validation
     said = {} if provider is None else {"provider": provider}
     tasks = tuple(
-        Task(v.keep, v.output, {**v.settings, **override, **said}, v.feeds, v.report) for v in chosen
+        Task(recipe.source, v.keep, v.output, {**v.settings, **override, **said}, v.feeds, v.report)
+        for v in chosen
     )
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs cannot do anything", advice="Say --jobs 1, or more.")
-    at_once = min(jobs or _at_once(recipe), len(tasks))
-    order = Order(recipe.source, recipe.reading, tasks, at_once)
+    order = Order(tasks, jobs or _at_once(recipe), recipe.reading)
     results: dict[int, Done] = {}
-    for message in _messages(order, recipe.folder):
-        if message.error is not None:
-            raise message.error
+    for message in ask(order, recipe.folder):
         if message.done is not None:
             results[message.task] = message.done
         step = f"{chosen[message.task].name}: {message.step}; " if message.step else ""
@@ -130,37 +135,8 @@ def _built(recipe: Recipe, variant: Variant, done: Done) -> Built:
 
 def _at_once(recipe: Recipe) -> int:
     """As many as there are cores, and as fit into the free memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with contextlib.suppress(OSError, ValueError, AttributeError):  # not every system tells
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         size = (recipe.folder / recipe.source).stat().st_size
-        return max(min(cores or 1, free // (_MEMORY * size or 1)), 1)
-    return cores or 1
-
-
-def _messages(order: Order, folder: Path) -> Iterator[Message]:
-    """Let a fresh process do ``order`` in ``folder``; gives what it tells until it ends."""
-    if not folder.is_dir():
-        raise UsageError(f"the recipe's folder {folder} does not exist")
-    process = subprocess.Popen(  # noqa: S603  (this program)
-        [sys.executable, "-P", "-c", _START.format([os.path.abspath(p) for p in sys.path])],  # noqa: PTH100
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=folder,
-    )
-    asked, told = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-    try:
-        with contextlib.suppress(EOFError, BrokenPipeError):
-            pickle.dump(order, asked)
-            asked.flush()
-            while True:
-                yield pickle.load(told)  # noqa: S301  (our own)
-    finally:
-        with contextlib.suppress(OSError):
-            asked.close()  # with this, whatever goes on ends
-        told.close()
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        return max(min(cores(), free // (_MEMORY * size or 1)), 1)
+    return cores()

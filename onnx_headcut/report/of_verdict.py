@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from onnx_headcut.report.results import Result, Topic
 
 if TYPE_CHECKING:
+    from onnx_headcut.console import Failure
     from onnx_headcut.validation.verdict import Verdict
 
 EQUAL = Topic(
@@ -29,6 +30,17 @@ DRIFT = Topic(
     "Scores mean the same as in the original with all its classes.",
     "Choose the score threshold anew on pictures: softmax scores rise when classes go.",
 )  # fmt: skip
+CUT = Topic(
+    "cut", "error",
+    "The cut can be made.",
+    "Read the message: it names the node or the option, and the way out.",
+)  # fmt: skip
+
+
+def refused(failure: Failure, model: str) -> Result:
+    """Turn a cut that could not be made into a result."""
+    text = f"{failure.what}. {failure.advice}" if failure.advice else failure.what
+    return Result(model, CUT, "failed", text, CUT.severity, str(failure.details.get("node", "")))
 
 
 def results(verdict: Verdict, model: str) -> list[Result]:
