@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from onnx_headcut.classes import CutRecord, LabelsLike
     from onnx_headcut.extensions import PluginLike
     from onnx_headcut.storage.external import External
-    from onnx_headcut.validation import Claims
+    from onnx_headcut.validation import Claims, NewColumn
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict
 
@@ -458,6 +458,7 @@ def _validate(
         cut_sites=plan.cut_sites,
         order=plan.selection.order,
         background=subject.class_map.background,
+        rows=_new_columns(subject.class_map),
         feeds=feeds,
         provider=provider,
         settings=Settings(
@@ -469,6 +470,18 @@ def _validate(
         original_dir=original_dir,
         cut_dir=cut_dir,
     )
+
+
+def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:
+    """What validation has to know of a class map; None for a selection."""
+    from onnx_headcut.validation import NewColumn  # noqa: PLC0415
+
+    if class_map.plain:
+        return None
+    return [
+        NewColumn(row.template, row.terms or ((row.template, 1.0),), known=not row.new)
+        for row in class_map.rows
+    ]
 
 
 def _runnable(

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_headcut.validation.compare import Tolerance
-    from onnx_headcut.validation.proof import validate
+    from onnx_headcut.validation.mapped import NewColumn
+    from onnx_headcut.validation.entrances import validate
     from onnx_headcut.validation.structure import Claims, Findings, structural
     from onnx_headcut.validation.verdict import Settings, Verdict
 
-__all__ = ["Claims", "Findings", "Settings", "Tolerance", "Verdict", "structural", "validate"]
+__all__ = [
+    "Claims", "Findings", "NewColumn", "Settings", "Tolerance", "Verdict", "structural", "validate",
+]  # fmt: skip
 
 _HOMES = {
     "Claims": "structure",
@@ -23,7 +26,8 @@ _HOMES = {
     "Settings": "verdict",
     "Verdict": "verdict",
     "Tolerance": "compare",
-    "validate": "proof",
+    "NewColumn": "mapped",
+    "validate": "entrances",
 }
 
 

@@ -75,7 +75,7 @@ class Exciter:
     def _quiet_one(self, index: int, background: int | None) -> Pattern:
         where = self.sites[index]
         rng = np.random.default_rng([self.seed, index])
-        shape = (where.others, where.times, self.columns.total)
+        shape = (where.others, where.times, self.columns.width)
         pattern = rng.random(shape, np.float32) * _QUIET_SPREAD + _QUIET
         if background is not None:
             spread = rng.random(shape[:2], np.float32) * _BACKGROUND_SPREAD
@@ -125,6 +125,6 @@ class Exciter:
         """Give every score a value of its own, of the usual size."""
         rng = np.random.default_rng([self.seed, 99, seed])
         return [
-            rng.normal(0, 2, (s.others, s.times, self.columns.total)).astype(np.float32)
+            rng.normal(0, 2, (s.others, s.times, self.columns.width)).astype(np.float32)
             for s in self.sites
         ]

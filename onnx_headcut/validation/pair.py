@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.mapped import Chunk
 
 Array = npt.NDArray[Any]
 Values = dict[str, Array]
@@ -92,8 +93,9 @@ class Pair:
         columns: probe.Columns,
         provider: str,
         seed: int,
+        chunk: Chunk | None = None,
     ) -> None:
-        self.columns, self._seed = columns, seed
+        self.columns, self._seed, self.chunk = columns, seed, chunk
         self.whole: Watched | None = None
         self.deployed: Watched | None = None
         self._cut_model, self._provider = cut, provider
@@ -162,8 +164,11 @@ class Pair:
 
     def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
         """Run both tails with a pattern per site; the original's dropped classes are masked."""
-        reference = self.original.run(self.state, self._mask(patterns), gain)
-        return reference, guard(lambda: self.cut.run(self.cut_state, patterns, gain))
+        if gain and self.chunk is not None:
+            reference, _ = self._made(patterns)
+        else:
+            reference = self.original.run(self.state, self._mask(patterns), gain)
+        return reference, guard(lambda: self.cut.run(self.cut_state, self._mask_cut(patterns), gain))
 
     def run_original(self, patterns: Sequence[Array], *, masked: bool = False) -> Values:
         """Run the original's tail alone."""
@@ -171,17 +176,50 @@ class Pair:
 
     def run_cut(self, patterns: Sequence[Array]) -> Values:
         """Run the cut's tail alone."""
-        return guard(lambda: self.cut.run(self.cut_state, patterns, 0.0))
+        return guard(lambda: self.cut.run(self.cut_state, self._mask_cut(patterns), 0.0))
 
     def masked(self) -> tuple[Values, list[Array]]:
         """Run the reference: outputs, and the scores at the sites (behind masked ones, too)."""
         patterns = [self.columns.pattern() for _ in self.original.sites]
+        if self.chunk is not None:
+            return self._made(patterns)
         values = self.original.run(self.state, self._mask(patterns), 1.0)
-        scores = [
+        return values, self._scores(values)
+
+    def _scores(self, values: Values) -> list[Array]:
+        return [
             values.get(raw_name(site.value), self.state.scores[site.value])
             for site in self.original.sites
         ]
+
+    def _made(self, patterns: Sequence[Array]) -> tuple[Values, list[Array]]:
+        """Run the original with the class map's scores in place of its own, plus patterns.
+
+        A site behind another one has other scores once the first are replaced: those are mapped in
+        turn, until all are.
+        """
+        assert self.chunk is not None  # noqa: S101  (the callers looked)
+        scores = self._scores({})
+        cut_scores = [self.cut_state.scores[site.value] for site in self.cut.sites]
+        values: Values = {}
+        for _ in range(len(self.original.flow.nested) + 1):
+            made, gain = self.chunk.written(
+                self.original.sites, scores, self.cut.sites, cut_scores
+            )
+            total = [pattern + one for pattern, one in zip(patterns, made, strict=True)]
+            values = self.original.run(self.state, self._mask(total), gain)
+            scores = self._scores(values)
         return values, scores
+
+    def cut_as_it_is(self) -> Values:
+        """The cut's outputs on its own scores; of its part, where a map is looked at in parts."""
+        if not self.columns.extra:
+            return self.deployed_outputs
+        patterns = self._mask([self.columns.pattern() for _ in self.cut.sites])
+        return guard(lambda: self.cut.run(self.cut_state, patterns, 1.0))
+
+    def _mask_cut(self, patterns: Sequence[Array]) -> Sequence[Array]:
+        return self._mask(patterns) if self.columns.extra else patterns
 
     def exciter(self, background: int | None) -> Exciter:
         """Make patterns for the sites as large as they are on this input."""
@@ -212,11 +250,11 @@ class Pair:
             masked=self.never,
         )
         after = probe.meanings(
-            lambda pattern: self.run_cut([pattern] * count),
+            lambda pattern: guard(lambda: self.cut.run(self.cut_state, [pattern] * count, 0.0)),
             lambda seed: noise[seed][1],
             names,
             self.columns,
-            masked=None,
+            masked=self.never if self.columns.extra else None,
         )
         return before, after
 

@@ -40,16 +40,30 @@ class Columns:
     """The source columns of a model's class axis: how many, and which are kept in which order.
 
     ``background`` is the "no object" column where it is known; it need not be among the kept ones.
+    Where a class map is looked at in parts (see ``mapped``), a cut has ``extra`` labels from
+    ``total`` on, for columns that are not in the part, and ``new`` are the part's columns in it.
     """
 
     total: int
     order: tuple[int, ...]
     background: int | None = None
+    extra: int = 0
+    new: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """How many labels there are."""
+        return self.total + self.extra
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """The columns that are cut away."""
-        return tuple(sorted(set(range(self.total)) - set(self.order)))
+        """The columns that are cut away, or are not looked at."""
+        return tuple(sorted(set(range(self.width)) - set(self.order)))
+
+    def place(self, column: int) -> int:
+        """Where the cut has a kept column."""
+        at = self.order.index(column)
+        return self.new[at] if self.new else at
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -57,8 +71,8 @@ class Columns:
         return tuple(column for column in self.order if column != self.background)
 
     def pattern(self, value: float = 0.0) -> npt.NDArray[np.float32]:
-        """Make a pattern ``[1, 1, total]`` that is the same everywhere."""
-        return np.full((1, 1, self.total), value, np.float32)
+        """Make a pattern ``[1, 1, width]`` that is the same everywhere."""
+        return np.full((1, 1, self.width), value, np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.inputs import synthetic
+from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import Claims, structural
 from onnx_headcut.validation.tally import Layout, Ledger
-from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide
+from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide, merged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.mapped import Chunk, NewColumn
+
+Array = npt.NDArray[Any]
 
 
 def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
@@ -40,6 +47,7 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     cut_sites: Sequence[Site],
     order: Sequence[int],
     background: int | None = None,
+    rows: Sequence[NewColumn] | None = None,
     feeds: Sequence[NamedFeed] | None = None,
     provider: str = "auto",
     settings: Settings | None = None,
@@ -53,6 +61,7 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     the same order, with labels still in source columns. ``order`` are the source columns of the
     cut's class axis in their new order, with the background where the model has one.
     ``background`` is its source column where it is known: it need not be detected anywhere.
+    ``rows`` say what the cut's columns are made of, where they are more than ``order``.
     ``claims`` adds the structural proof. The folders are those of external data, where the models
     are not given by their paths.
 
@@ -64,14 +73,44 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     before, after = load(original, original_dir), load(cut, cut_dir)
     _know(settings.tolerances, before, sites)
     total = max((label for site in sites for label in site.ids), default=-1) + 1
-    columns = probe.Columns(max(total, max(order, default=-1) + 1), tuple(order), background)
+    total = max(total, max(order, default=-1) + 1)
+    subject = _Subject(before, after, tuple(sites), tuple(cut_sites), feeds, provider)
+    if rows is None:
+        return _search(subject, probe.Columns(total, tuple(order), background), settings, claims)
+    verdicts = []
+    for number, chunk in enumerate(chunks(rows, total, background)):
+        told = claims if number == 0 else None
+        verdicts.append(_search(subject, chunk.as_columns(background), settings, told, chunk))
+    return merged(verdicts)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Two models, their score tensors, and where and on what they are run."""
+
+    original: Model
+    cut: Model
+    sites: tuple[Site, ...]
+    cut_sites: tuple[Site, ...]
+    feeds: Sequence[NamedFeed] | None
+    provider: str
+
+
+def _search(
+    subject: _Subject,
+    columns: probe.Columns,
+    settings: Settings,
+    claims: Claims | None,
+    chunk: Chunk | None = None,
+) -> Verdict:
+    """Validate on one seed's inputs, and on others where these show too little."""
     best: Verdict | None = None
     for attempt in range(settings.searches + 1):
         chosen = replace(settings, seed=settings.seed + attempt)
-        proof = _Proof(before, after, columns, chosen, provider)
-        proof.check_declared(sites, cut_sites)
+        proof = _Proof(subject, columns, chosen, chunk)
+        cut_sites = proof.check_declared(subject.sites, subject.cut_sites)
         if not proof.ledger.failures:
-            proof.run(sites, cut_sites, feeds)
+            proof.run(subject.sites, cut_sites, subject.feeds)
         verdict = proof.verdict(claims)
         if attempt and verdict.status != "inconclusive":
             note = f"the inputs of seed {chosen.seed} showed what those of {settings.seed} did not"
@@ -79,7 +118,7 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
         if best is None or verdict.status != "inconclusive" or _seen(verdict) > _seen(best):
             best = verdict
         # Other inputs may show more, where it is inputs that showed too little.
-        if not proof.ledger.unshown or feeds is not None or verdict.status != "inconclusive":
+        if not proof.ledger.unshown or subject.feeds or verdict.status != "inconclusive":
             break
     if best is None:  # pragma: no cover  (there is always a first attempt)
         raise RuntimeError
@@ -107,21 +146,25 @@ class _Proof:
 
     def __init__(
         self,
-        original: Model,
-        cut: Model,
+        subject: _Subject,
         columns: probe.Columns,
         settings: Settings,
-        provider: str,
+        chunk: Chunk | None = None,
     ) -> None:
-        self.original, self.cut, self.columns = original, cut, columns
-        self.settings, self.provider = settings, provider
+        self.original, self.cut, self.provider = subject.original, subject.cut, subject.provider
+        self.columns, self.settings, self.chunk = columns, settings, chunk
         self.ledger = Ledger(columns, settings)
         self.pair: Pair | None = None
         self.used: list[str] = []
         self.deployed: Deployed | None = None
 
-    def check_declared(self, sites: Sequence[Site], cut_sites: Sequence[Site]) -> None:
-        """Hold names of inputs and outputs, and the labels of the sites, against each other."""
+    def check_declared(
+        self, sites: Sequence[Site], cut_sites: Sequence[Site]
+    ) -> Sequence[Site]:
+        """Hold names of inputs and outputs, and the labels of the sites, against each other.
+
+        Returns the cut's sites; those of a class map with labels that tell all its columns apart.
+        """
         ledger, graphs = self.ledger, (self.original.proto.graph, self.cut.proto.graph)
         stored = [{t.name for t in graph.initializer} for graph in graphs]
         inputs = [
@@ -136,8 +179,14 @@ class _Proof:
             ledger.fail("a column is kept twice")
         if not sites:
             ledger.doubt("no tensor of class scores is known, so that nothing can be masked")
-        for complaint in probe.site_complaints(sites, cut_sites, self.columns.order):
-            ledger.fail(complaint)
+        if self.chunk is None or len(sites) != len(cut_sites):
+            for complaint in probe.site_complaints(sites, cut_sites, self.columns.order):
+                ledger.fail(complaint)
+            return cut_sites
+        found = [self.chunk.cut_site(*pair) for pair in zip(sites, cut_sites, strict=True)]
+        for wrong in [site for site in found if isinstance(site, str)]:
+            ledger.fail(wrong)
+        return [site for site in found if not isinstance(site, str)]
 
     def run(
         self,
@@ -172,6 +221,7 @@ class _Proof:
             self.columns,
             self.provider,
             self.settings.seed,
+            self.chunk,
         )
         layout: Layout | None = None
         sets: Sets | None = None
@@ -215,11 +265,30 @@ class _Proof:
         for site, expected in zip(pair.original.sites, scores, strict=True):
             cut_site = pair.cut.sites[pair.original.sites.index(site)]
             got = pair.cut_state.scores[cut_site.value]
-            layout.compare_site(name, site, expected, got)
-        layout.compare(name, reference, pair.deployed_outputs, pair.steps(deployed=True))
+            if self.chunk is None:
+                layout.compare_site(name, site, expected, got)
+            else:
+                self._compare_made(name, layout, (site, expected), (cut_site, got))
+        outputs = pair.cut_as_it_is()
+        layout.compare(name, reference, outputs, pair.steps(deployed=not self.columns.extra))
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
-            sets.compare_feed(name, reference, pair.deployed_outputs, pair.state.outputs)
+            sets.compare_feed(name, reference, outputs, pair.state.outputs)
+
+    def _compare_made(
+        self, run: str, layout: Layout, original: tuple[Site, Array], cut: tuple[Site, Array]
+    ) -> None:
+        """Compare what a class map makes of the original's scores with the cut's own."""
+        assert self.chunk is not None  # noqa: S101  (the caller looked)
+        dtype, name = cut[1].dtype, cut[0].value
+        expected = self.chunk.expected(*original).astype(dtype)
+        layout.compare_made(run, name, expected, self.chunk.found(*cut).astype(dtype))
+        fresh = self.chunk.fresh(*cut)
+        if not np.isfinite(fresh).all():
+            self.ledger.fail(f"{name}: scores of new classes are not finite ({run})")
+        elif fresh.size:
+            self.ledger.note("scores of new classes are the cut's own: nothing says what they "
+                             "should be, but that their weights began as was said")  # fmt: skip
 
     def verdict(self, claims: Claims | None) -> Verdict:
         """Put together what was found."""

@@ -110,8 +110,8 @@ class Twin:
             self._tail = self._open(tail(self.model, self.sites, self.flow, found))
         return state
 
-    def run(self, state: State, patterns: Sequence[Array], gain: float = 1.0) -> Values:
-        """Run the tail with a pattern per site (see ``site_feed``) and one gain for all classes.
+    def run(self, state: State, patterns: Sequence[Array], gain: float | Array = 1.0) -> Values:
+        """Run the tail with a pattern per site (see ``site_feed``) and a gain for all classes.
 
         Returns all graph outputs by name: those that no site reaches as the base run gave them.
         Scores of nested sites come back too, under ``raw_name(value)``.
@@ -141,13 +141,16 @@ def raw_name(value: str) -> str:
     return f"headcut/raw/{value}"
 
 
-def site_feed(site: Site, shape: Sequence[int], pattern: Array, gain: float) -> tuple[Array, Array]:
+def site_feed(
+    site: Site, shape: Sequence[int], pattern: Array, gain: float | Array
+) -> tuple[Array, Array]:
     """Lay a pattern out as a site has its classes.
 
     ``pattern`` is float32 ``[others, occurrences, columns]``: positions of all other axes together
     (row-major), which time a class occurs along the class axis (an anchor, mostly), and the class's
     source column. The first two may be 1, for "everywhere". The same pattern thus says the same of
-    the same class in an original and in its cut, wherever each has it.
+    the same class in an original and in its cut, wherever each has it. ``gain`` is one for all
+    classes, or one for each source column.
     Returns float32 factors and addends that broadcast to ``shape``; positions without a class
     keep their values.
     """
@@ -161,7 +164,8 @@ def site_feed(site: Site, shape: Sequence[int], pattern: Array, gain: float) -> 
     add = np.moveaxis(laid.reshape(*sizes, len(ids)), -1, axis)
     ones = [1] * len(shape)
     ones[axis] = len(ids)
-    multiply = np.where(classes, gain, 1).astype(np.float32).reshape(ones)
+    own = np.asarray(gain)[np.maximum(ids, 0)] if np.ndim(gain) else gain
+    multiply = np.where(classes, own, 1).astype(np.float32).reshape(ones)
     return multiply, np.ascontiguousarray(add)
 
 

@@ -107,7 +107,7 @@ class Sets:
             for column in exciter.classes
         }
         # A single kept class shows no difference between ids; dropped ones lend theirs.
-        lent = self.columns.dropped[:2] if len(alone) < 2 else ()
+        lent = [c for c in self.columns.dropped if c < self.columns.total][:2] if len(alone) < 2 else []
         others = {
             column: self.pair.run_original(exciter.excited(density, only=column)) for column in lent
         }
@@ -150,7 +150,7 @@ class Sets:
             self.ledger.note("class ids come from a table: the cut has to keep its entries")
             return dict(ids)
         offset = offsets.pop()
-        return {column: self.columns.order.index(column) + offset for column in ids}
+        return {column: self.columns.place(column) + offset for column in ids}
 
     # -------------------------------------------------------------- exciting both
 

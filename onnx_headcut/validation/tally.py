@@ -42,7 +42,7 @@ class Ledger:
         self.provider = "cpu"
         self._rows: dict[tuple[str, str], OutputRow] = {}
         self._drift: dict[str, Drift] = {}
-        self._classes = {column: ClassRow(column, new) for new, column in enumerate(columns.order)}
+        self._classes = {column: ClassRow(column, columns.place(column)) for column in columns.order}
 
     def fail(self, what: str) -> None:
         """Write down why the cut is wrong."""
@@ -168,11 +168,15 @@ class Ledger:
 
 @dataclass(frozen=True)
 class _Dense:
-    """How an output of the original maps to the cut's: positions to take, and their columns."""
+    """How an output of the original maps to the cut's: positions to take, and their columns.
+
+    ``cut_take`` are the cut's positions, where it has more than are compared.
+    """
 
     axis: int
     take: tuple[int, ...]
     ids: tuple[int, ...]
+    cut_take: tuple[int, ...] | None = None
 
 
 class Layout:
@@ -219,9 +223,12 @@ class Layout:
                 complaint = complaint or "classes have no order that can be told"
                 continue
             wanted = tuple(ids[at] for at in take)
-            got = after.ids.get(axis)
+            got, there = after.ids.get(axis), None
+            if got is not None and self.columns.extra:
+                there = tuple(at for at, label in enumerate(got) if label != probe.DROPPED)
+                got = tuple(got[at] for at in there)
             if got == wanted:
-                self.dense[name] = _Dense(axis, tuple(take), wanted)
+                self.dense[name] = _Dense(axis, tuple(take), wanted, there)
                 self._numbered.append(ids)
                 return
             complaint = _wrong_columns(axis, wanted, got)
@@ -241,6 +248,10 @@ class Layout:
         if self._numbered and all(map(probe.in_column_order, self._numbered)):
             return
         self.ledger.doubt("the score tensors' labels are not in the order of columns")
+
+    def compare_made(self, run: str, name: str, expected: Array, got: Array) -> None:
+        """Compare scores that a class map made of others, laid out alike."""
+        self._compare_one(run, name, "scores", None, expected, got)
 
     def compare_site(self, run: str, site: Site, expected: Array, got: Array) -> None:
         """Compare a tensor of class scores inside both graphs."""
@@ -279,6 +290,8 @@ class Layout:
                 self.ledger.fail(f"{name}: shape {list(expected.shape)} on {run}")
                 return False
             expected = np.take(expected, dense.take, dense.axis)
+            if dense.cut_take is not None and max(dense.cut_take) < got.shape[dense.axis]:
+                got = np.take(got, dense.cut_take, dense.axis)
         if expected.shape != got.shape or expected.dtype != got.dtype:
             self.ledger.fail(
                 f"{name}: the cut gives {got.dtype}{list(got.shape)} instead of"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx_headcut.validation.compare import Tolerance
     from onnx_headcut.validation.structure import Findings
 
@@ -127,7 +129,9 @@ class Verdict:
     """The answer of validation. True only where the cut was compared and equals the reference.
 
     ``reasons`` say why it did not pass, ``notes`` what else should be known. ``feeds`` are the
-    names of the inputs used, ``runs`` counts all comparisons of whole runs.
+    names of the inputs used, ``runs`` counts all comparisons of whole runs. ``not_run`` are nodes
+    that no runtime here has a kernel for: what enters them was compared, and no detections.
+    ``plugins`` are those whose rules the cut was made with.
     """
 
     status: Status
@@ -142,6 +146,8 @@ class Verdict:
     cut: Where | None = None
     structure: Findings | None = None
     deployed: Deployed | None = None
+    not_run: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.status == "passed"
@@ -192,6 +198,34 @@ def decide(failures: list[str], doubts: list[str], values: int) -> tuple[Status,
     if doubts:
         return "inconclusive", tuple(dict.fromkeys(doubts))
     return "passed", ()
+
+
+def merged(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of several parts of one cut: what any of them found counts."""
+    first = verdicts[0]
+    if len(verdicts) == 1:
+        return first
+    worst = max(verdicts, key=lambda v: ("passed", "inconclusive", "failed").index(v.status))
+    outputs: dict[tuple[str, str], OutputRow] = {}
+    for row in (row for verdict in verdicts for row in verdict.outputs):
+        known = outputs.setdefault((row.name, row.kind), row)
+        if known is not row:
+            sums = ("runs", "values", "classes", "outside", "matched", "missing", "extra", "moved")
+            outputs[row.name, row.kind] = replace(
+                known, **{name: getattr(known, name) + getattr(row, name) for name in sums},
+                max_abs=max(known.max_abs, row.max_abs), max_rel=max(known.max_rel, row.max_rel),
+                where=known.where or row.where,
+            )  # fmt: skip
+    classes = {row.new: row for verdict in reversed(verdicts) for row in verdict.classes}
+    return replace(
+        first,
+        status=worst.status,
+        reasons=tuple(dict.fromkeys(reason for v in verdicts for reason in v.reasons)),
+        notes=tuple(dict.fromkeys(note for v in verdicts for note in v.notes)),
+        outputs=tuple(outputs.values()),
+        classes=tuple(classes[new] for new in sorted(classes)),
+        runs=sum(v.runs for v in verdicts),
+    )
 
 
 def _line(row: OutputRow) -> str:
