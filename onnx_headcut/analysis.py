@@ -175,6 +175,8 @@ class Analysis:
     main: Scope
     shapes: Mapping[str, tuple[int, ...]]
     """Example shapes taken for inputs with dynamic extents."""
+    everything: dict[str, Mark] | None = None
+    """Marks of the main graph in a trace that keeps all classes, once there was one."""
 
 
 def analyse(

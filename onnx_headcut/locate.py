@@ -87,7 +87,8 @@ class Group:
 class Located:
     """Where the classes are: sites, labels of heads' channels by node number, and the evidence.
 
-    ``values`` names each head's output, by node number.
+    ``values`` names each head's output, by node number; ``fronts`` are the sites behind their
+    activations.
     """
 
     count: int
@@ -96,6 +97,7 @@ class Located:
     activation: Activation
     evidence: str
     values: dict[int, str]
+    fronts: tuple[Site, ...] = ()
 
 
 def locate(
@@ -499,6 +501,7 @@ def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
     """Label the columns of each group and pull the labels back to sites and heads."""
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
+    fronts: list[Site] = []
     count = groups[0].size
     analysis = choice.analysis
     pulled = [choice.pulled(g) for g in groups]
@@ -522,9 +525,10 @@ def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
                     advice="the model shares one head for two purposes, which cannot be cut",
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
+        fronts += [s for s in result.fronts if s not in fronts]
     activation = sites[0].activation
     if activation == "none" and _is_activated_later(choice.flow, sites[0].value):
         activation = "sigmoid"
     evidence = f"{groups[0].kind} columns: " + describe(choice.flow, groups[0])
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
-    return Located(count, tuple(sites), heads, activation, evidence, values)
+    return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts))

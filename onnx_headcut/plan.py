@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, UsageError
+from onnx_headcut.front import front_of
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
 from onnx_headcut.pull import pull
 from onnx_headcut.rules.values import offset_of
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.analysis import Analysis, Scope
+    from onnx_headcut.classes.mapping import ClassMap
     from onnx_headcut.facts import Fact
+    from onnx_headcut.front import Front
     from onnx_headcut.locate import Located
 
 
@@ -80,28 +83,28 @@ class Plan:
 
 
 def make_plan(
-    analysis: Analysis, located: Located, selection: Selection, ids: str = "compact"
+    analysis: Analysis,
+    located: Located,
+    selection: Selection,
+    ids: str = "compact",
+    *,
+    exact: ClassMap | None = None,
 ) -> Plan:
     """Trace the cut through the whole graph; raises GraphRefused where it cannot be done safely.
 
     ``ids``: whether label outputs say the new ids (``compact``) or the original's (``original``).
+    ``exact``: the map that ``selection`` is of, to be applied to activated scores, heads left whole.
     """
     main = analysis.main
-    heads = dict(located.heads)
-    tried: set[str] = set()
-    while True:
-        main.forget()
-        trace = Trace(analysis.interpreter, selection)
-        trace.heads = {(k,): v for k, v in heads.items()}
-        trace.tried = tried
-        try:
-            trace.run(main)
-            trace.finish(main)
-            break
-        except Demand as wanted:
-            # class-specific boxes or masks: their head is cut by the same labels
-            tried.add(wanted.value)
-            heads |= _heads_behind(analysis, wanted, heads)
+    if exact is None:
+        trace, heads = _traced(analysis, located.heads, selection, None)
+        sites = located.sites
+        if selection.identity:
+            analysis.everything = dict(main.marks)
+    else:
+        front = front_of(analysis, _everything(analysis, located), located.fronts, exact)
+        trace, heads = _traced(analysis, {}, selection, front)
+        sites = tuple(s for s in front.sites if s.value not in front.asked)
     outputs = tuple(
         describe_output(o.name, main.old(o.name), main.mark(o.name)) for o in main.graph.output
     )
@@ -113,14 +116,13 @@ def make_plan(
         steps.append(Step(node.name or node.output[0], node.op_type, edit.describe()))
     changed = {n: (main.old(n), f) for n, f in main.after.items()}
     cut_sites = tuple(
-        Site(s.value, s.axis, tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist()),
-             s.activation)
-        for s in located.sites
-    )  # fmt: skip
+        replace(s, ids=tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist()))
+        for s in sites
+    )
     return Plan(
         selection,
         heads,
-        located.sites,
+        sites,
         cut_sites,
         tuple(trace.edits.values()),
         tuple(steps),
@@ -128,6 +130,37 @@ def make_plan(
         tuple(trace.notes),
         changed,
     )
+
+
+def _everything(analysis: Analysis, located: Located) -> dict[str, Mark]:
+    """Marks of the main graph in a trace that keeps all classes; made once."""
+    if analysis.everything is None:
+        keeping = Selection(tuple(range(located.count)), located.count)
+        _traced(analysis, located.heads, keeping, None)
+        analysis.everything = dict(analysis.main.marks)
+    return analysis.everything
+
+
+def _traced(
+    analysis: Analysis, heads: dict[int, Labels], selection: Selection, front: Front | None
+) -> tuple[Trace, dict[int, Labels]]:
+    """Trace from heads, or from a front; and from which heads, class-specific boxes' among them."""
+    main, heads = analysis.main, dict(heads)
+    tried: set[str] = set()
+    while True:
+        main.forget()
+        trace = Trace(analysis.interpreter, selection)
+        trace.heads = {(k,): v for k, v in heads.items()}
+        trace.tried, trace.front = tried, front
+        try:
+            trace.run(main)
+            trace.finish(main)
+        except Demand as wanted:
+            # class-specific boxes or masks: their head is cut by the same labels
+            tried.add(wanted.value)
+            heads |= _heads_behind(analysis, wanted, heads)
+        else:
+            return trace, heads
 
 
 def _heads_behind(

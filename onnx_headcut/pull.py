@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.errors import GraphRefused
+from onnx_headcut.front import behind
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.plain import simple
 from onnx_headcut.provenance import MOVING, WEIGHTED
@@ -36,10 +37,14 @@ REPEATING = frozenset({"Gather", "Expand", "Tile"})
 
 @dataclass
 class Pulled:
-    """Heads by node number with the labels of their output, and the sites on the way."""
+    """Heads by node number with the labels of their output, and the sites on the way.
+
+    ``fronts`` are the same sites behind their activations.
+    """
 
     heads: dict[int, Labels] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
+    fronts: list[Site] = field(default_factory=list)
     wider: list[tuple[str, int, int]] = field(default_factory=list)
     """Tensors (value, axis, extent) of which the graph drops one outer column: a background."""
 
@@ -50,6 +55,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     walk.back(value, labels, activated=False, top=True)
     if not walk.result.sites:
         walk.result.sites.append(site_of(value, labels, "none"))
+        walk.result.fronts.append(behind(value, labels, ""))
     return walk.result
 
 
@@ -83,6 +89,7 @@ class _Walk:
             if kind == "softmax":
                 self._note_unread(node, value, labels)
             self.result.sites.append(site_of(node.input[0], labels, kind))
+            self.result.fronts.append(behind(value, labels, node.op_type))
             self.back(node.input[0], labels, activated=True)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)

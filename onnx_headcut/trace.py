@@ -21,6 +21,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.analysis import FINDING, same_fact, with_rows
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
+from onnx_headcut.front import RENORMALIZED
 from onnx_headcut.labels import (
     NONE,
     Ints,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnx_headcut.analysis import Scope
+    from onnx_headcut.front import Front
 
 GENERIC_ADVICE = (
     "please report the model's exporter and this line; until a rule exists, cut a model exported "
@@ -176,6 +178,8 @@ class Trace:
         """Values for which no head of their own was found; they are shortened where they are read."""
         self.visited: dict[tuple[int, ...], list[Fact]] = {}
         """What each node on the classes' way read when its rule was asked."""
+        self.front: Front | None = None
+        """Where labels start instead of at the heads, for exact scores."""
 
     # -- the walk
 
@@ -194,6 +198,9 @@ class Trace:
                 decide_output(View(self, scope, at), output.name, scope.mark(output.name))
         for i, node in enumerate(scope.graph.node):
             view = View(self, scope, i)
+            if self.is_before(view):
+                self._check_whole(view)
+                continue
             dead = all(scope.is_dead(o, self.selection) for o in node.output)
             changed = any(n is not o for n, o in zip(view.new, view.old, strict=True))
             if dead or not (changed or view.place in self.by_place):
@@ -222,6 +229,9 @@ class Trace:
         from onnx_headcut.rules import outcome  # noqa: PLC0415  rules import this module
 
         view = View(self, scope, i)
+        if self.is_before(view):
+            self.start(view)
+            return
         head = self.heads.get(view.place)
         marked = (
             head is not None
@@ -248,6 +258,33 @@ class Trace:
         self._check(view, result.marks, facts)
         scope.set_new(node, facts)
         self.visited[view.place] = view.new
+
+    def is_before(self, view: View) -> bool:
+        """Whether a node leads to activated scores that the map is applied to, and stays as it is."""
+        return self.front is not None and not view.scope.place and view.place[-1] in self.front.before
+
+    def start(self, view: View) -> None:
+        """Labels begin at the outputs that are a front; the node itself stays as it is."""
+        assert self.front is not None  # noqa: S101  (`is_before` says so)
+        for name in view.node.output:
+            site, fact = self.front.site(name), view.scope.old(name)
+            if site is None or fact.shape is None:
+                continue
+            labels = Labels(site.axis, np.array(site.ids))
+            take = view.take(labels.ids)
+            self.add(self.front.edit(view, site, take), view)
+            view.scope.marks[name] = labels
+            view.scope.after[name] = _taken(fact, site.axis, take)
+
+    def _check_whole(self, view: View) -> None:
+        """Refuse where what a reader behind the front needs changed is read before it, too."""
+        fronts = {s.value for s in self.front.sites} if self.front else set()
+        inputs = zip(view.new, view.old, view.node.input, strict=True)
+        changed = any(n is not o and name not in fronts for n, o, name in inputs)
+        edits = self.by_place.get(view.place, ())
+        if changed or any(not isinstance(edit, ed.MapScores) for edit in edits):
+            view.refuse("it leads to the class scores, which stay whole, and shares a constant with "
+                        "what is behind them", RENORMALIZED)  # fmt: skip
 
     def _check(self, view: View, marks: Sequence[Mark | None], facts: Sequence[Fact]) -> None:
         """What labels promise must be what the edited node gives."""
