@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from patterns import pictures
 from plugin_patterns import PLUGINS, changed, run
 from test_patterns import SUBSETS, cut_of, same
@@ -12,6 +15,7 @@ from test_patterns import SUBSETS, cut_of, same
 import onnx_headcut as hc
 
 if TYPE_CHECKING:
+    import onnx
     from plugin_patterns import PluginPattern
 
 
@@ -118,3 +122,112 @@ def test_fewer_rows_are_told_of() -> None:
     dims = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim]
             for o in result.model.graph.output}  # fmt: skip
     assert dims["n"] == [1]
+
+
+# ------------------------------------------------------------------------------------- validation
+
+
+def keep_of(pattern: PluginPattern) -> list[int]:
+    return SUBSETS["reordered"](pattern.foreground)
+
+
+@pytest.mark.parametrize("ids", ["compact", "original"])
+@pytest.mark.parametrize("name", PLUGINS)
+def test_validation_compares_what_enters_and_says_so(name: str, ids: str) -> None:
+    pattern = PLUGINS[name]()
+
+    verdict = hc.cut(pattern.model(), keep_of(pattern), ids=ids, provider="cpu", **pattern.told).verdict
+
+    assert verdict, verdict.reasons
+    assert len(verdict.not_run) == 1
+    assert "no detections were" in verdict.notes[0]
+    assert {row.kind for row in verdict.outputs} == {"scores", "dense", "apart"}
+    assert not any(row.detections for row in verdict.classes)
+    assert verdict.to_dict()["not_run"] == verdict.not_run
+
+
+@dataclass(frozen=True)
+class Says:
+    """An attribute says something else, or is not there."""
+
+    attribute: str
+    value: Any
+
+    def __call__(self, model: onnx.ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.domain)
+        old = [a for a in node.attribute if a.name != self.attribute]
+        assert [a for a in node.attribute if a.name == self.attribute] != [self.value]
+        del node.attribute[:]
+        node.attribute.extend(old)
+        if self.value is not None:
+            node.attribute.append(helper.make_attribute(self.attribute, self.value))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The rows of a stored tensor stand in another order."""
+
+    tensor: str
+
+    def __call__(self, model: onnx.ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == self.tensor)
+        array = np.roll(numpy_helper.to_array(tensor), 1, axis=0)
+        tensor.CopyFrom(numpy_helper.from_array(array, self.tensor))
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The plugin reads another value."""
+
+    slot: int
+    value: str
+
+    def __call__(self, model: onnx.ModelProto) -> None:
+        next(n for n in model.graph.node if n.domain).input[self.slot] = self.value
+
+
+WRONG = [
+    ("efficient_nms", Turns("cls_w"), {}),
+    ("efficient_nms", Says("background_class", 1), {}),
+    ("efficient_nms", Says("background_class", None), {}),
+    ("efficient_nms", Says("max_output_boxes", 50), {}),
+    ("efficient_nms", Says("class_agnostic", 1), {}),
+    ("efficient_nms", Reads(1, "logits"), {}),
+    ("efficient_nms", Turns("labels_ids"), {"ids": "original"}),
+    ("efficient_nms_with_boxes_of_each_class", Turns("each_w"), {}),
+    ("efficient_nms_of_tensorflow", Says("max_total_size", 48), {}),
+    ("efficient_nms_indices", Turns("cls_b"), {}),
+    ("efficient_nms_indices", Turns("labels_ids"), {"ids": "original"}),
+    ("batched_nms", Says("numClasses", 6), {}),
+    ("batched_nms", Says("backgroundLabelId", 5), {}),
+    ("batched_nms", Says("backgroundLabelId", -1), {}),
+    ("batched_nms", Turns("labels_ids"), {"ids": "original"}),
+    ("batched_nms_with_copied_boxes", Says("shareLocation", 1), {}),
+    ("tflite", Says("num_classes", 5), {}),
+    ("tflite", Says("num_classes", 4), {}),
+    ("tflite", Turns("anchors"), {}),
+    ("tflite", Turns("labels_ids"), {"ids": "original"}),
+    ("tflite_with_classes_of_each_box", Says("max_classes_per_detection", 5), {}),
+    ("detection_output", Says("num_classes", 6), {}),
+    ("detection_output", Says("share_location", 0), {}),
+    ("detection_output", Turns("table_ids"), {"ids": "original"}),
+    ("detection_output_without_class_count", Says("decrease_label_id", 0), {}),
+    ("detection_output_with_boxes_of_each_class", Turns("each_b"), {}),
+    ("nms_of_tensorrt", Says("backgroundLabelId", 3), {}),
+    ("nms_of_tensorrt", Says("inputOrder", [0, 1, 2]), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "mistake", "options"), WRONG, ids=[f"{n}-{m}" for n, m, _ in WRONG])
+def test_validation_sees_planted_mistakes(
+    name: str, mistake: Says | Turns | Reads, options: dict[str, Any]
+) -> None:
+    pattern = PLUGINS[name]()
+    keep = keep_of(pattern)
+    cut = cut_of(pattern, keep, **options).model
+    del cut.metadata_props[:]  # so that nothing but what both graphs compute and say can tell
+    assert hc.validate(pattern.model(), cut, keep, provider="cpu", **pattern.told, **options)
+
+    mistake(cut)
+
+    assert not hc.validate(pattern.model(), cut, keep, provider="cpu", **pattern.told, **options)
