@@ -41,6 +41,8 @@ class Applied:
     """Names of initializers that were changed, added or removed."""
     rewritten: set[str] = field(default_factory=set)
     """Initializers with new values, as opposed to selections of the original's."""
+    mixed: dict[str, tuple[str | None, ed.Blend | ed.Begin]] = field(default_factory=dict)
+    """Initializers that a class map made: the tensor that they were made of, and how."""
     whole: dict[str, str] = field(default_factory=dict)
     """New names of scores that were left whole, and the old ones, which the picked columns have."""
 
@@ -83,7 +85,7 @@ class _Writer:
 
     def write(self, edit: ed.Edit, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """Make one edit; nodes to insert and tensors to add are only noted."""
-        if node.output:
+        if node.output and not isinstance(edit, ed.MapScores):
             self.done.nodes.add(node.output[0])
         if isinstance(edit, ed.Select):
             self._select(edit, graph, node)
@@ -91,7 +93,9 @@ class _Writer:
             while len(node.input) <= edit.input:
                 node.input.append("")
             name = node.input[edit.input] or f"{node.output[0]}_{edit.input}"
-            node.input[edit.input] = self._constant(name, edit.value, rewritten=True)
+            node.input[edit.input] = made = self._constant(name, edit.value, rewritten=True)
+            if isinstance(edit, ed.Begin):
+                self.done.mixed[made] = None, edit
         elif isinstance(edit, ed.SetAttribute):
             _set_attribute(node, edit)
         elif isinstance(edit, ed.GatherInput):
@@ -120,7 +124,9 @@ class _Writer:
             value = edit.of(stored, tensor.name)
         else:
             value = stored.take(edit.take, edit.axis)
-        node.input[edit.input] = self._constant(name, value, like=tensor)
+        node.input[edit.input] = made = self._constant(name, value, like=tensor)
+        if isinstance(edit, ed.Blend):
+            self.done.mixed[made] = tensor.name or name, edit
 
     def _gather(self, edit: ed.GatherInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         name = node.input[edit.input]
@@ -133,6 +139,7 @@ class _Writer:
 
     def _map_scores(self, edit: ed.MapScores, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """The whole scores get another name for those before; the new ones take the old name."""
+        claimed = set(self.done.nodes)
         whole = self._fresh(f"{edit.value}_whole")
         self.after = (graph, edit.place[-1] + 1)
         readers = [names for i in edit.before for names in _inputs(graph.node[i])]
@@ -154,6 +161,7 @@ class _Writer:
             self._append("Max", parts, edit.value)
         elif edit.merge == "sum":
             self._append("Sum", parts, edit.value)
+        self.done.nodes = claimed  # without them, and by its old name, all is what it was
 
     def _map_output(self, edit: ed.MapOutput, graph: onnx.GraphProto) -> None:
         """The producer gets another output name, and a lookup makes the graph output."""
@@ -257,6 +265,7 @@ class _Writer:
                     if name in renamed:
                         node.input[i] = renamed[name]
         self.done.rewritten = {renamed.get(n, n) for n in self.done.rewritten}
+        self.done.mixed = {renamed.get(n, n): m for n, m in self.done.mixed.items()}
         place = {n: i for i, n in enumerate(self.order)}
         added = []
         for name, (base, tensor) in self.new.items():

@@ -148,9 +148,10 @@ class _Head:
             row, values = self.map.rows[j], given.get((self.value, j))
             if row.start is not None and row.start.kind == "given" and values is None:
                 self._refuse(self.node, f"no values were given for new column {j}", "")
-            self._fill(weights, grid, j, self._row(row, j, values, weights))
+            self._fill(weights, grid, j, self._row(row, j, values, weights), "weight")
             for number, (bias, axis_grid) in enumerate(biases):
-                self._fill(bias, axis_grid, j, self._bias(row, values, axis_grid, number))
+                make = self._bias(row, values, axis_grid, number)
+                self._fill(bias, axis_grid, j, make, "rest" if number else "bias")
 
     def _row(self, row: Row, j: int, given: Given | None, stored: _Stored) -> Maker:
         """What a row's weights are, by anchor and its sources' positions."""
@@ -172,15 +173,15 @@ class _Head:
             return lambda at, _a, _old: ed.Fill(at, shift=shift)
         return lambda at, a, old: ed.Fill(at, ((int(old(background)[a]), 1.0),), shift)
 
-    def _fill(self, stored: _Stored, grid: _Grid, j: int, make: Maker) -> None:
+    def _fill(self, stored: _Stored, grid: _Grid, j: int, make: Maker, role: ed.Role) -> None:
         known = self.edits[stored.edit.key]
         assert isinstance(known, ed.Select)  # noqa: S101  (it was found as one)
         fills = {f.at: f for f in known.fills} if isinstance(known, ed.Blend) else {}
         for at, anchor in grid.places(j):
             fills[at] = make(at, anchor, grid.old)
-        self.edits[known.key] = ed.Blend(
-            known.place, known.input, known.axis, known.take, tuple(fills[at] for at in sorted(fills))
-        )
+        made = tuple(fills[at] for at in sorted(fills))
+        self.edits[known.key] = ed.Blend(known.place, known.input, known.axis, known.take, made,
+                                         tuple(grid.ids.tolist()), role)  # fmt: skip
 
     def _grid(self, ids: Ints) -> _Grid:
         selection = self.map.selection
@@ -292,7 +293,7 @@ class _Head:
                 known = given.get((self.value, j))
                 for at, anchor in grid.places(j):
                     value[at] = self._rare if known is None else known.bias[anchor]
-        edit = ed.Replace((self.place,), 2, value)
+        edit = ed.Begin((self.place,), 2, value, tuple(grid.ids.tolist()))
         self.edits[edit.key] = edit
 
     @property

@@ -25,6 +25,7 @@ from onnx_headcut.classes import (
     read_cut_metadata,
     resolve,
 )
+from onnx_headcut.edits import Begin
 from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.facts import Fact, of_type
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
@@ -479,7 +480,12 @@ def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:
     if class_map.plain:
         return None
     return [
-        NewColumn(row.template, row.terms or ((row.template, 1.0),), known=not row.new)
+        NewColumn(
+            row.template,
+            row.terms or ((row.template, 1.0),),
+            start="grown" if row.grown else row.start.kind if row.start else "",
+            std=row.start.std if row.start else 0.0,
+        )
         for row in class_map.rows
     ]
 
@@ -496,13 +502,14 @@ def _runnable(
 
 def _claims(subject: Subject) -> Claims | None:
     """What the plan says that it changes, for the structural proof."""
-    from onnx_headcut.validation import Claims  # noqa: PLC0415
+    from onnx_headcut.validation import Beginning, Claims, Mixture  # noqa: PLC0415
 
     if subject.applied is None:
         return None
     before = {p.key: p.value for p in subject.source.proto.metadata_props}
     after = {p.key: p.value for p in subject.proto.metadata_props}
-    graph = subject.source.proto.graph
+    graph, wanted = subject.source.proto.graph, subject.class_map
+    softmax = any(site.activation != "sigmoid" for site in subject.plan.sites)
     declared = {v.name for v in [*graph.output, *graph.input]}
     return Claims(
         nodes=frozenset(subject.applied.nodes),
@@ -510,6 +517,13 @@ def _claims(subject: Subject) -> Claims | None:
         rewritten=frozenset(subject.applied.rewritten),
         values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers}),
         metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
+        mixtures=tuple(
+            Mixture(name, source, 0, edit.ids, "bias") if isinstance(edit, Begin)
+            else Mixture(name, source, edit.axis, edit.ids, edit.role)
+            for name, (source, edit) in subject.applied.mixed.items()
+        ),
+        rows=tuple(_new_columns(wanted) or ()),
+        begin=Beginning(wanted.prior, wanted.background if softmax else None),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
 
+Role = Literal["weight", "bias", "rest"]
 Place = tuple[int, ...]
 """(i,) in the main graph; (i, a, j) for node j in the a-th subgraph of node i, and so on."""
 
@@ -74,9 +75,15 @@ class Fill:
 
 @dataclass(frozen=True)
 class Blend(Select):
-    """A `Select` some of whose new positions are made of several old ones, or begin anew."""
+    """A `Select` some of whose new positions are made of several old ones, or begin anew.
+
+    ``ids`` are the classes of the old positions, ``role`` says what it is of the head: its weight,
+    the bias with which new classes begin, or the ``rest`` of several biases.
+    """
 
     fills: tuple[Fill, ...] = ()
+    ids: tuple[int, ...] = ()
+    role: Role = "weight"
 
     def describe(self) -> str:
         made = f"{len(self.fills)} of them blended or new"
@@ -111,6 +118,13 @@ class Replace(Edit):
 
     def describe(self) -> str:
         return f"input {self.input} becomes {_short(self.value)}"
+
+
+@dataclass(frozen=True)
+class Begin(Replace):
+    """A head without a bias gets one, with which new classes begin; ``ids`` as in `Blend`."""
+
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnx_headcut.validation.compare import Tolerance
-    from onnx_headcut.validation.mapped import NewColumn
     from onnx_headcut.validation.entrances import validate
+    from onnx_headcut.validation.mapped import NewColumn
+    from onnx_headcut.validation.mixture import Beginning, Mixture
     from onnx_headcut.validation.structure import Claims, Findings, structural
     from onnx_headcut.validation.verdict import Settings, Verdict
 
 __all__ = [
-    "Claims", "Findings", "NewColumn", "Settings", "Tolerance", "Verdict", "structural", "validate",
+    "Beginning", "Claims", "Findings", "Mixture", "NewColumn", "Settings", "Tolerance", "Verdict",
+    "structural", "validate",
 ]  # fmt: skip
 
 _HOMES = {
@@ -27,6 +29,8 @@ _HOMES = {
     "Verdict": "verdict",
     "Tolerance": "compare",
     "NewColumn": "mapped",
+    "Beginning": "mixture",
+    "Mixture": "mixture",
     "validate": "entrances",
 }
 

@@ -33,14 +33,21 @@ Array = npt.NDArray[Any]
 class NewColumn:
     """What one column of a cut should say.
 
-    ``terms`` are (source column, weight) pairs, summed up or, by ``combine``, compared. ``known``
-    is False where its weights are new, so that the original says nothing of its scores.
+    ``terms`` are (source column, weight) pairs, summed up or, by ``combine``, compared. ``start``
+    says how its weights began where they are new, with the deviation ``std`` of ``normal``:
+    ``grown`` from its terms with a bias of its own, or ``given`` by others.
     """
 
     template: int
     terms: tuple[tuple[int, float], ...]
     combine: Literal["sum", "max"] = "sum"
-    known: bool = True
+    start: Literal["", "zeros", "normal", "grown", "given"] = ""
+    std: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether the original says its scores."""
+        return not self.start
 
     @property
     def plain(self) -> bool:

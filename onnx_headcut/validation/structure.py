@@ -15,6 +15,7 @@ import numpy as np
 from onnx import AttributeProto, TensorProto
 
 from onnx_headcut.storage.tensors import to_array
+from onnx_headcut.validation.mixture import Beginning, complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import onnx
     from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+    from onnx_headcut.validation.mapped import NewColumn
+    from onnx_headcut.validation.mixture import Mixture
 
 # Shapes, limits, counts and the like may be rewritten; more elements than this are weights.
 _SMALL = 64
@@ -36,9 +40,13 @@ class Claims:
     likewise. ``rewritten`` are new initializers (or outputs of Constant nodes) that are larger than
     a small constant and no selection of the old one, such as a table of label ids. ``values`` are
     graph inputs and outputs whose declaration changes, ``metadata`` keys of metadata_props,
+    ``whole`` are names of scores that a class map is applied to behind the activation, and the
+    names that these had, which now stand for what the map makes of them: without the nodes between
+    the two, and under its old name, all of the graph has to be what it was.
     ``functions`` local functions (``name`` or ``domain::name``), ``fields`` other fields of the
     model (``producer_name``) or of its graph (``graph.doc_string``). value_info is exempt unless
-    ``value_info`` is False: it is inferred anew.
+    ``value_info`` is False: it is inferred anew. ``mixtures`` are the heads' tensors that a class
+    map of ``rows`` blends, and ``begin`` is where new classes begin: they are worked out anew.
     """
 
     nodes: frozenset[str] = frozenset()
@@ -49,6 +57,10 @@ class Claims:
     functions: frozenset[str] = frozenset()
     fields: frozenset[str] = frozenset()
     value_info: bool = True
+    whole: Mapping[str, str] = field(default_factory=dict)
+    mixtures: tuple[Mixture, ...] = ()
+    rows: tuple[NewColumn, ...] = ()
+    begin: Beginning | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Findings:
     selections: tuple[Selection, ...] = ()
     same_nodes: int = 0
     same_initializers: int = 0
+    made: int = 0
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -78,6 +91,7 @@ class Findings:
         """Say it in one line."""
         text = f"{self.same_nodes} nodes and {self.same_initializers} initializers byte-identical"
         text += f", {len(self.selections)} weights are selections of the original's"
+        text += f", {self.made} are made of its rows as the class map says" if self.made else ""
         return text + (f", {len(self.problems)} unclaimed changes" if self.problems else "")
 
 
@@ -88,6 +102,7 @@ class _Found:
     selections: list[Selection] = field(default_factory=list)
     nodes: int = 0
     initializers: int = 0
+    made: set[str] = field(default_factory=set)
 
 
 def structural(
@@ -104,12 +119,14 @@ def structural(
     are compared by their location only where both models keep them in one folder, else by content.
     """
     found = _Found((original_dir, cut_dir))
+    _compare_mixtures(original.graph, cut.graph, claims, found)
     _compare_fields(original, cut, claims, found)
     _compare_nodes(original.graph, cut.graph, claims, found)
     _compare_initializers(original.graph, cut.graph, claims, found)
     _compare_weights(original.graph, cut.graph, claims, found)
     _compare_rest(original.graph, cut.graph, claims, found)
-    return Findings(tuple(found.problems), tuple(found.selections), found.nodes, found.initializers)
+    return Findings(tuple(found.problems), tuple(found.selections), found.nodes,
+                    found.initializers, len(found.made))  # fmt: skip
 
 
 def _bytes(message: Message) -> bytes:
@@ -276,10 +293,30 @@ def _compare_weights(
             _hold(key, (key, old[key]), new[key], claims, found)
 
 
+def _compare_mixtures(
+    original: onnx.GraphProto, cut: onnx.GraphProto, claims: Claims, found: _Found
+) -> None:
+    """Work out anew what a class map makes of the heads' tensors."""
+    old, new = _stored(original), _stored(cut)
+    begin = claims.begin or Beginning(0.01, None)
+    for mixture in claims.mixtures:
+        if mixture.name not in new or (mixture.source is not None and mixture.source not in old):
+            found.problems.append(f"{mixture.name!r} is not there, which the class map made")
+            continue
+        found.made.add(mixture.name)
+        before = None if mixture.source is None else _array(old[mixture.source], found.folders[0])
+        after = _array(new[mixture.name], found.folders[1])
+        wrong = complaint(mixture, before, after, claims.rows, begin)
+        if wrong:
+            found.problems.append(f"{mixture.name!r} {wrong}")
+
+
 def _hold(
     name: str, source: tuple[str, TensorProto], new: TensorProto, claims: Claims, found: _Found
 ) -> None:
     """Demand that a tensor is a selection of the one it stands for, a small one, or claimed."""
+    if name in found.made:
+        return
     was, old = source
     selection = find_selection(_array(old, found.folders[0]), _array(new, found.folders[1]))
     if selection is not None:
@@ -293,7 +330,7 @@ def _hold(
 def _hold_any(
     name: str, new: TensorProto, gone: Mapping[str, TensorProto], claims: Claims, found: _Found
 ) -> None:
-    if int(np.prod(new.dims)) <= _SMALL or name in claims.rewritten:
+    if int(np.prod(new.dims)) <= _SMALL or name in claims.rewritten | found.made:
         return
     array = _array(new, found.folders[1])
     for was, tensor in gone.items():
