@@ -14,10 +14,12 @@ from onnx_headcut.facts import (
     UNKNOWN,
     Fact,
     Interpreter,
+    attributes,
     infer_or_unknown,
     of_tensor,
     of_type,
 )
+from onnx_headcut.iterations import iterations, scanned
 from onnx_headcut.labels import Whole
 from onnx_headcut.model import Index, Source, captures, subgraphs_of
 from onnx_headcut.plain import refuse_layouts
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.extensions import Extensions
     from onnx_headcut.facts import Array
+    from onnx_headcut.iterations import Iterations
     from onnx_headcut.labels import Mark, Selection
 
 EXAMPLE_BATCH = 2
@@ -60,7 +63,9 @@ class Scope:
     children: dict[tuple[int, int], Scope] = field(default_factory=dict)
     """Bodies of If, Loop and Scan, by node number and number of the body."""
     tables: dict[str, list[Array]] = field(default_factory=dict)
-    """In the body of a Loop: values that depend on the number of the iteration alone."""
+    """In a body that is being traced: values that depend on the number of the iteration alone."""
+    iterations: Iterations | None = None
+    """Of the body of a Loop or Scan: how often it runs, where that is known."""
     otherwise: Callable[[], Scope] | None = None
     """Of the main graph: makes the same scope for other example extents."""
     _twin: Scope | None = None
@@ -305,29 +310,88 @@ def infer_all(
 def _infer_bodies(
     scope: Scope, interpreter: Interpreter, i: int, node: onnx.NodeProto, rows: int
 ) -> list[Fact]:
-    """Outputs of If: what both bodies agree on; of Loop: carried values, then stacked scans."""
+    """Outputs of If: what both bodies agree on; of Loop and Scan: what is carried, then stacked."""
     graphs = [g for a in node.attribute for g in subgraphs_of(a)]
     results = []
     for k, graph in enumerate(graphs):
         body = scope.children.setdefault((i, k), Scope(graph, scope, (*scope.place, i, k)))
         infer_all(body, interpreter, {}, rows=rows)
-        if node.op_type == "Loop":
-            for inner, outer in zip(graph.input[2:], node.input[2:], strict=False):
-                fact = scope.old(outer)
-                body.facts[inner.name] = Fact(fact.shape, fact.elem_type)
+        if not _bind_inputs(scope, body, node, interpreter):
+            results.append([body.old(o.name) for o in graph.output])
+            continue
+        infer_all(body, interpreter, {}, keep_inputs=True, rows=rows)
+        if _loosen(body, node):
             infer_all(body, interpreter, {}, keep_inputs=True, rows=rows)
+        body.iterations = iterations(interpreter, scope, body, node)
         results.append([body.old(o.name) for o in graph.output])
     if node.op_type == "If":
         return [merged(pair) for pair in zip(*results, strict=True)]
+    body = scope.children[i, 0]
+    known = body.iterations
+    extent = known.count if known is not None and known.sure else None
     if node.op_type == "Loop":
-        carried = len(node.input) - 2
-        outs = results[0][1:]
-        return [
-            Fact(f.shape if j < carried else (None, *f.shape) if f.shape is not None else None,
-                 f.elem_type)
-            for j, f in enumerate(outs)
-        ]  # fmt: skip
-    return [UNKNOWN] * len(node.output)
+        return stacked_facts(node, results[0][1:], len(node.input) - 2, extent)
+    if interpreter.opsets[""] < PLAIN_SCAN:
+        return [UNKNOWN] * len(node.output)
+    return stacked_facts(node, results[0], len(node.input) - _scan_inputs(node), extent)
+
+
+PLAIN_SCAN = 9
+"""Opset from which Scan has no batch axis of its own."""
+
+
+def _scan_inputs(node: onnx.NodeProto) -> int:
+    return int(attributes(node)["num_scan_inputs"])
+
+
+def _bind_inputs(
+    scope: Scope, body: Scope, node: onnx.NodeProto, interpreter: Interpreter
+) -> bool:
+    """Give the body's inputs the shapes of what the node reads; whether it is a loop at all."""
+    if node.op_type == "If" or (node.op_type == "Scan" and interpreter.opsets[""] < PLAIN_SCAN):
+        return False
+    shift = 2 if node.op_type == "Loop" else 0
+    axes = {}
+    if node.op_type == "Scan":
+        axes = {inner: axis for _, inner, axis in scanned(node, body.graph)}
+    for inner, outer in zip(body.graph.input[shift:], list(node.input)[shift:], strict=False):
+        fact = scope.old(outer)
+        shape = fact.shape
+        if inner.name in axes and shape is not None:
+            at = axes[inner.name] % len(shape)
+            shape = shape[:at] + shape[at + 1 :]
+        body.facts[inner.name] = Fact(shape, fact.elem_type)
+    return True
+
+
+def _loosen(body: Scope, node: onnx.NodeProto) -> bool:
+    """Carried values that an iteration makes longer have no known extent there."""
+    ins, outs = (2, 1) if node.op_type == "Loop" else (0, 0)
+    carried = len(node.input) - (2 if node.op_type == "Loop" else _scan_inputs(node))
+    changed = False
+    for k in range(carried):
+        name = body.graph.input[ins + k].name
+        before, after = body.facts[name], body.old(body.graph.output[outs + k].name)
+        loose = merged([before, after])
+        if before.shape is not None and after.shape is not None and loose.shape != before.shape:
+            body.facts[name] = Fact(loose.shape, before.elem_type)
+            changed = True
+    return changed
+
+
+def stacked_facts(
+    node: onnx.NodeProto, results: Sequence[Fact], carried: int, extent: int | None
+) -> list[Fact]:
+    """Facts of a Loop's or Scan's outputs from those of its body: scans get an axis of iterations."""
+    axes = attributes(node).get("scan_output_axes") or [0] * (len(results) - carried)
+    facts = [Fact(f.shape, f.elem_type) for f in results[:carried]]
+    for fact, axis in zip(results[carried:], axes, strict=True):
+        shape = fact.shape
+        if shape is not None:
+            at = axis % (len(shape) + 1)
+            shape = (*shape[:at], extent, *shape[at:])
+        facts.append(Fact(shape, fact.elem_type))
+    return facts
 
 
 def with_rows(fact: Fact, rows: int = EXAMPLE_ROWS) -> Fact:

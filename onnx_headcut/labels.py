@@ -212,10 +212,14 @@ class Rows(Mark):
     """Depends on several classes' scores along no static axis; fewer rows need no edit.
 
     ``apart`` says that class numbers themselves entered the values (boxes moved apart by
-    label x extent for a batched NMS): they may only be compared with one another.
+    label x extent for a batched NMS): they may only be compared with one another. ``stacked``: a
+    loop over classes put them side by side, so that their places know the classes; ``places``:
+    the values are such places, and may only pick rows out of what was stacked.
     """
 
     apart: bool = False
+    stacked: bool = False
+    places: bool = False
 
 
 @dataclass(frozen=True)

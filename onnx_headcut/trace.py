@@ -169,7 +169,8 @@ class Trace:
         self.settled: set[Any] = set()
         """Keys of places that a decision left as they are."""
         self.bodies: dict[tuple[ed.Place, int], Fact] = {}
-        """Facts after the cut of outputs that bodies of If and Loop give."""
+        """Facts after the cut that inference cannot find: what bodies give, and what a loop's
+        iterations read."""
         self.said: dict[tuple[str, int | None], tuple[Lookup, Option]] = {}
         """Class numbers at graph outputs (and in which column), and how they come out."""
         self.notes: list[str] = []

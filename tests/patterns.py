@@ -56,6 +56,8 @@ class Pattern:
     background: int | None = 0
     offset: int = 0
     """An emitted id is the class's column plus this."""
+    own_ids: bool = False
+    """Emitted ids are numbers of the model's own, which no cut changes."""
     dense: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Of ``dense``: for each output its class axis and the class of each position (or -1)."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -122,6 +124,8 @@ class Pattern:
 
     def renumbered(self, rows: Array, keep: Sequence[int]) -> Array:
         """Rows with the ids that the cut must give them."""
+        if self.own_ids:
+            return rows
         order = self.order(keep)
         rows = rows.copy()
         rows[:, 0] = [order.index(round(i) - self.offset) + self.offset for i in rows[:, 0]]
@@ -198,7 +202,7 @@ PATTERNS: dict[str, Callable[[], Pattern]] = {}
 
 
 REFUSED: dict[str, tuple[str, str]] = {
-    "loop_over_classes_with_rows_joined": ("Concat", "class"),
+    "loop_over_classes_whose_count_is_used": ("Mul", "class numbers"),
     "local_function": ("Squash", "no rule"),
 }
 """Patterns that are refused: the op, and a part of the reason."""
@@ -727,6 +731,92 @@ def loop_over_classes_with_rows_joined() -> Pattern:
         "int64[2] box_rows = {-1, 4}", "int64[2] table_rows = {-1, 6}"
     )
     return Pattern(text, found.heads, read=lambda o: o[0], some=5)
+
+
+def changed(found: Pattern, *changes: tuple[str, str], weights: str = "", **known: Any) -> Pattern:
+    """A pattern with parts of its text replaced, and more weights."""
+    text = found.text
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    if weights:
+        text = text.replace("int64[1] three = {3}", f"int64[1] three = {{3}}, {weights}")
+    return replace(found, text=text, **known)
+
+
+@pattern
+def loop_over_classes_with_codes() -> Pattern:
+    """A Loop over classes that emits codes of the model's own, read from a table"""
+    rows = """
+        code = Gather <axis = 0> (codes, n)
+        ids = Expand (code, three)"""
+    found = loop_over_classes(SLICE_BY_NUMBER, rows)
+    return changed(found, weights="int64[5] codes = {11, 22, 33, 44, 55}", own_ids=True)
+
+
+@pattern
+def loop_over_classes_in_another_order() -> Pattern:
+    """A Loop over classes that reads their order from a table"""
+    return changed(
+        loop_over_classes(SLICE_BY_NUMBER),
+        ("class_at = Add (n, one)", "class_at = Gather <axis = 0> (order, n)"),
+        weights="int64[5] order = {3, 1, 5, 2, 4}",
+    )
+
+
+@pattern
+def loop_over_classes_with_gains() -> Pattern:
+    """A Loop over classes with a stored factor for each, read by its number"""
+    return changed(
+        loop_over_classes(SLICE_BY_NUMBER),
+        ("TopK (own, three)", "TopK (weighted, three)"),
+        (
+            "        values, best",
+            """        gain = Gather <axis = 0> (gains, n)
+        weighted = Mul (own, gain)
+        values, best""",
+        ),
+        weights="float[5] gains = {0.5, 1.5, 0.7, 0.9, 1.1}",
+    )
+
+
+@pattern
+def loop_over_classes_told_by_place() -> Pattern:
+    """A Loop over classes that emits no labels: `index // rows` says the class"""
+    return changed(
+        loop_over_classes(SLICE_BY_NUMBER, ""),
+        ("int64[3] ids, ", ""),
+        ("last, all_ids, all_values", "last, all_values"),
+        (
+            "labels = Reshape (all_ids, line)",
+            """flat = Reshape (all_values, line)
+      top, index = TopK (flat, eight)
+      turn = Div (index, rows)
+      labels = Add (turn, one)""",
+        ),
+        ("scores = Reshape (all_values, line)", "scores = Identity (top)"),
+        (
+            "boxes = Reshape (all_places, box_rows)",
+            """flat_boxes = Reshape (all_places, box_rows)
+      boxes = Gather <axis = 0> (flat_boxes, index)""",
+        ),
+        weights="int64 rows = {3}, int64[1] eight = {8}",
+        some=2,
+    )
+
+
+@pattern
+def loop_over_classes_whose_count_is_used() -> Pattern:
+    """A Loop over classes whose number of iterations weighs the scores"""
+    return changed(
+        loop_over_classes(SLICE_BY_NUMBER),
+        (
+            "scores = Reshape (all_values, line)",
+            """times_run = Cast <to = 1> (last)
+      flat = Reshape (all_values, line)
+      scores = Mul (flat, times_run)""",
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------------- flattened top-k

@@ -189,6 +189,23 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a loop ends too early": ("loop_over_classes_by_slice", Reads("go", 1, to(2))),
     "a loop runs once too few": ("loop_over_classes_by_slice", Reads("last", 0, to(2))),
     "a loop reads another class": ("loop_over_classes_by_slice", Reads("to_at", 1, to(2))),
+    "codes as they stood": (
+        "loop_over_classes_with_codes",
+        Reads("code", 0, lambda _: [11, 22, 33]),
+    ),
+    "a table of the order with a class twice": (
+        "loop_over_classes_in_another_order",
+        Reads("class_at", 0, lambda _: [1, 1, 2]),
+    ),
+    "factors as they stood": (
+        "loop_over_classes_with_gains",
+        Reads("gain", 0, lambda _: [0.5, 1.5, 0.7]),
+    ),
+    "rows by the old count": ("loop_over_classes_told_by_place", Reads("turn", 1, to(5))),
+    "rows joined with another class's label": (
+        "loop_over_classes_with_rows_joined",
+        Reads("class_at", 1, to(0)),
+    ),
     # flattened top-k
     "boxes by the old class count": ("top_k_div_mod", Reads("box_at", 1, to(C))),
     "labels by the old class count": ("top_k_div_mod", Reads("label_row", 1, to(C))),

@@ -31,6 +31,7 @@ from onnx_headcut.rules import (
     plugins,
     quantized,
     scores,
+    stacked,
     values,
 )
 from onnx_headcut.rules import heads as head_rules
@@ -83,6 +84,7 @@ def is_built_in(domain: str, op: str) -> bool:
 def told(view: View) -> Outcome:
     """What the rules say of a node, in its plain form where it has one."""
     marks = [m for m in view.marks if m is not None]
+    stacked.check_places(view)
     if any(isinstance(m, PerIteration) for m in marks):
         return iterated.iterated(view)
     if any(isinstance(m, Labels) for m in marks):
@@ -123,4 +125,4 @@ def rows(view: View) -> Outcome:
     elif apart and view.op not in APART:
         view.refuse("values that class numbers were added to reach it; only NonMaxSuppression may "
                     "use such values, since it compares them with one another")  # fmt: skip
-    return Outcome([Rows(apart)] * len(view.node.output))
+    return Outcome(stacked.outputs(view, apart=apart))

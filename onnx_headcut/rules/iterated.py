@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed
+from onnx_headcut.facts import Fact
 from onnx_headcut.labels import (
     IteratedOption,
     Labels,
@@ -28,13 +29,13 @@ from onnx_headcut.labels import (
     told_apart,
 )
 from onnx_headcut.rules import movement
-from onnx_headcut.rules.values import MOST_OPTIONS, commit, counted, possible
+from onnx_headcut.rules.values import MOST_OPTIONS, commit, counted, offset_of, possible
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from onnx_headcut.facts import Array, Fact
+    from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
     from onnx_headcut.trace import View
 
@@ -43,6 +44,8 @@ def iterated(view: View) -> Outcome:
     """An op that `PerIteration` values reach."""
     labelled = [m for m in view.marks if isinstance(m, Labels)]
     if labelled:
+        if view.op not in movement.RULES:
+            view.refuse("scores of all classes meet a number of the iteration's class")
         return pick(view)
     known = all(
         isinstance(m, PerIteration) or (m is None and f.value is not None) or not n
@@ -50,12 +53,7 @@ def iterated(view: View) -> Outcome:
     )
     if known:
         return compute(view)
-    if view.op in {"Shape", "Size"}:
-        return Outcome([None])
-    if view.op in {"Expand", "Add", "Mul", "Where", "ConstantOfShape", "Gather", "Concat", "Tile"}:
-        return fill(view)
-    view.refuse("what it makes depends on the class of the iteration and on the picture")
-    raise AssertionError  # pragma: no cover  refuse() does not return
+    return among_rows(view)
 
 
 def compute(view: View) -> Outcome:
@@ -66,7 +64,7 @@ def compute(view: View) -> Outcome:
     options: list[list[IteratedOption]] = [[] for _ in view.node.output]
     count = len(first.take)
     for chosen in _combinations(view):
-        for proposal, left in _choices(view, first):
+        for proposal, left in _choices(view, first, chosen):
             merged = _merged(chosen, proposal, left)
             if merged is None:
                 continue
@@ -127,8 +125,10 @@ def _combinations(view: View) -> Iterator[list[IteratedOption | None]]:
     return walk(0)
 
 
-def _choices(view: View, first: PerIteration) -> Iterator[tuple[list[ed.Edit], frozenset[object]]]:
-    """The constants as they are, and each with the class count put right."""
+def _choices(
+    view: View, first: PerIteration, chosen: Sequence[IteratedOption | None]
+) -> Iterator[tuple[list[ed.Edit], frozenset[object]]]:
+    """The constants as they are, and each with the class count put right or its rows moved."""
     counts = Lookup(first.ids, first.take, np.arange(len(first.ids)), ())
     numbers: list[tuple[int, Array]] = []
     for i, mark in enumerate(view.marks):
@@ -136,9 +136,57 @@ def _choices(view: View, first: PerIteration) -> Iterator[tuple[list[ed.Edit], f
         scalar = mark is None and view.node.input[i] and value is not None and value.size == 1
         if scalar and is_fixed(view.scope, view.node.input[i]):
             numbers += [(i, v) for v in counted(counts, value)]
-    yield [], frozenset((view.place, "input", i) for i, _ in numbers)
-    for i, value in numbers:
+    tables = [(0, v) for v in _tables_read(view, first, chosen)]
+    yield [], frozenset((view.place, "input", i) for i, _ in numbers + tables)
+    for i, value in numbers + tables:
         yield [ed.Replace(view.place, i, value)], frozenset()
+
+
+def _tables_read(
+    view: View, first: PerIteration, chosen: Sequence[IteratedOption | None]
+) -> Iterator[Array]:
+    """A stored table read by the number of the iteration: its rows follow, or its ids are new."""
+    index = view.marks[1] if view.op == "Gather" else None
+    stored = view.old[0].value
+    if (
+        not isinstance(index, PerIteration)
+        or stored is None
+        or view.marks[0] is not None
+        or not is_fixed(view.scope, view.node.input[0])
+        or view.attrs.get("axis", 0) % stored.ndim
+        or any(v.size != 1 for v in index.old)
+    ):
+        return
+    option = chosen[1]
+    assert option is not None  # noqa: S101  its mark has options
+    old = np.array([v.item() for v in index.old]) % len(stored)
+    new = np.array([v.item() for v in option.new])
+    if (new < 0).any():
+        return
+    rows = np.arange(int(new.max()) + 1)
+    if len(rows) > len(stored):
+        return
+    rows[new] = old[first.take]
+    if not np.array_equal(rows[new], old[first.take]):
+        return
+    yield stored.take(rows, 0)
+    if stored.ndim == 1:
+        offset = _offset(first.ids, stored[old])
+        if offset is not None:
+            ids = stored.take(rows, 0)
+            ids[new] = view.sel.columns_at(first.ids, first.take) + offset
+            yield ids
+
+
+def table_choices(view: View, ids: Ints, take: Ints, values: Array) -> Iterator[Array]:
+    """Values of iterations that are their class's column and a constant, with the new columns."""
+    offset = _offset(ids, values)
+    if offset is not None:
+        yield (view.sel.columns_at(ids, take) + offset).astype(values.dtype)
+
+
+def _offset(ids: Ints, values: Array) -> float | None:
+    return None if values.dtype.kind not in "iuf" else offset_of(Lookup(ids, ids, values, ()))
 
 
 def _merged(
@@ -183,6 +231,8 @@ def pick(view: View) -> Outcome:
                   for p, k in zip(first.take, copies(first.take), strict=True)]  # fmt: skip
         if _same(after, wanted) and possible(view, option):
             commit(view, option)
+            # inference cannot see how much a computed bound leaves
+            view.trace.bodies[view.place, 0] = Fact(after[0].shape, view.old[0].elem_type)
             return Outcome([Rows()])
     view.refuse("the iterations that stay would pick other classes")
     raise AssertionError  # pragma: no cover  refuse() does not return
@@ -209,27 +259,74 @@ def classes_of(view: View, labels: Labels, tables: dict[str, list[Array]]) -> In
     return np.array(classes)
 
 
-def fill(view: View) -> Outcome:
-    """The iteration's number written into rows of the picture: from here on a `Lookup`."""
-    marks = [m for m in view.marks if isinstance(m, PerIteration)]
-    others = [m for m in view.marks if not isinstance(m, PerIteration)]
-    first = marks[0]
-    scalar = len(marks) == 1 and all(v.size == 1 for v in first.old)
-    if not scalar or not all(m is None or isinstance(m, Rows) for m in others):
-        view.refuse("what it makes depends on the class of the iteration and on the picture")
-    if view.op == "Gather":
-        # data found in the picture, read at a place that the iteration says
-        view.refuse("it reads the picture by the number of the iteration")
-    return Outcome([lookup_of(first, f"{view.node.output[0]}")])
+def all_classes(view: View, labels: Labels, tables: dict[str, list[Array]]) -> Labels | None:
+    """The labels of what an iteration reads, where that is all classes in each of them."""
+    shape = view.shape(0)
+    numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    found: Labels | None = None
+    for t in range(len(next(iter(tables.values())))):
+        inputs = [tables[n][t] if n in tables else f.value
+                  for n, f in zip(view.node.input[1:], view.old[1:], strict=True)]  # fmt: skip
+        mark = movement.mark_of(view, run(view, view.node, [numbers, *inputs])[0], labels, shape)
+        if not isinstance(mark, Labels) or not np.array_equal(mark.ids, labels.ids):
+            return None
+        if found is not None and not found.same(mark):
+            return None
+        found = mark
+    return found
+
+
+def among_rows(view: View) -> Outcome:
+    """What is known of each iteration meets the picture: from here on it is a `Lookup`.
+
+    In its iteration a class's value stands in every place alike, so tables of one iteration may be
+    combined one by one.
+    """
+    from onnx_headcut.rules.values import values  # noqa: PLC0415  its rules see the new marks
+
+    index = view.marks[1] if len(view.marks) > 1 else None
+    if isinstance(index, PerIteration) and view.op.startswith("Gather"):
+        if view.marks[0] is not None or not freed(view, index):
+            view.refuse("it reads the picture by the number of the iteration")
+        return Outcome([Rows()])
+    if view.op in {"Shape", "Size"}:
+        return Outcome([None])
+    if view.op in {"Loop", "If", "Scan"}:
+        view.refuse("its bodies see the number of the iteration")
+    if view.op == "Expand" and isinstance(view.marks[1], PerIteration):
+        view.refuse("how large it is depends on the class of the iteration")
+    view.marks = [
+        lookup_of(m, f"iteration of {view.scope.place}" if m.old[0].size == 1 else f"{n} in it")
+        if isinstance(m, PerIteration) else m
+        for m, n in zip(view.marks, view.node.input, strict=True)
+    ]  # fmt: skip
+    return values(view)
 
 
 def lookup_of(mark: PerIteration, origin: str) -> Lookup:
-    """The values that a scalar has in the iterations, as a table over classes."""
-    old = np.array([v.reshape(()) for v in mark.old])
-    options = tuple(
-        Option(np.array([v.reshape(()) for v in o.new]), o.edits, o.left) for o in mark.options
-    )
-    return Lookup(mark.ids, mark.take, old, options, origin)
+    """The values that occur in the iterations, as a table over classes."""
+    sizes = {v.size for v in [*mark.old, *(v for o in mark.options for v in o.new)]}
+    if len(sizes) != 1:
+        raise ValueError(f"{origin} is longer in some iterations than in others")
+    size = sizes.pop()
+    ids = np.repeat(mark.ids, size)
+    take = (mark.take[:, None] * size + np.arange(size)).reshape(-1)
+    options = tuple(Option(_flat(o.new), o.edits, o.left) for o in mark.options)
+    return Lookup(ids, take, _flat(mark.old), options, origin)
+
+
+def _flat(values: Sequence[Array]) -> Array:
+    return np.concatenate([np.asarray(v).reshape(-1) for v in values])
+
+
+def freed(view: View, mark: PerIteration) -> bool:
+    """Commit to new values that are each class's old ones; whether that can be."""
+    for option in mark.options:
+        wanted = [mark.old[p] for p in mark.take]
+        if _same(option.new, wanted) and possible(view, option):
+            commit(view, option)
+            return True
+    return False
 
 
 def decide_condition(view: View, mark: Mark | None) -> None:
@@ -246,4 +343,4 @@ def decide_condition(view: View, mark: Mark | None) -> None:
     view.refuse("its condition would end the loop too early or too late")
 
 
-__all__ = ["classes_of", "decide_condition", "iterated", "lookup_of"]
+__all__ = ["all_classes", "classes_of", "decide_condition", "freed", "iterated", "lookup_of"]

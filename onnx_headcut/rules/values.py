@@ -493,6 +493,8 @@ def decide_output(view: View, name: str, mark: Mark | None) -> None:
                 decide_output(view, name, column)
     elif isinstance(mark, Rows) and mark.apart:
         view.refuse("a graph output holds values that class numbers were added to")
+    elif isinstance(mark, Rows) and mark.places:
+        view.refuse("a graph output says places among rows that a loop over classes stacked")
     elif isinstance(mark, Whole) and mark.cls not in view.sel.column:
         view.refuse(f"a graph output belongs to class {mark.cls} alone, which goes")
 
