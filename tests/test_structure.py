@@ -258,3 +258,47 @@ def test_models_can_be_given_by_path(tmp_path: Path) -> None:
         claims=CLAIMS,
     )
     assert verdict, verdict.lines()
+
+
+BODY = """<ir_version: 8, opset_import: ["": 17]>
+tiny (float[2,6] x, bool go) => (float[2,6] y) {
+    y = If (go) <then_branch = yes () => (float[2,6] a) { k = Identity (w) a = Mul (x, k) },
+                 else_branch = no () => (float[2,6] b) { b = Identity (x) }>
+}"""
+
+
+def bodied(**values: Any) -> onnx.ModelProto:
+    return tensors(parser.parse_model(BODY), **values)
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_change_in_a_body_is_claimed_there(*, claimed: bool) -> None:
+    before, after = (bodied(w=np.arange(6, dtype=np.float32)) for _ in range(2))
+    tensors(after, w_cut=np.arange(3, dtype=np.float32))
+    after.graph.node[0].attribute[0].g.node[0].input[0] = "w_cut"
+
+    claims = Claims(initializers=frozenset({"w_cut"}), nodes=frozenset({"k"} if claimed else ()))
+    found = structural(before, after, claims)
+
+    assert bool(found) == claimed
+    assert claimed or "Identity node 'k' differs" in found.problems
+
+
+def test_an_unclaimed_change_beside_a_claimed_one_is_found_in_a_body() -> None:
+    before, after = (bodied(w=np.arange(6, dtype=np.float32)) for _ in range(2))
+    body = after.graph.node[0].attribute[0].g
+    body.node[1].op_type = "Add"
+
+    found = structural(before, after, Claims(nodes=frozenset({"k"})))
+
+    assert "Mul node 'a' differs" in found.problems
+
+
+def test_a_claimed_body_says_nothing_of_the_node_around_it() -> None:
+    before, after = (bodied(w=np.arange(6, dtype=np.float32)) for _ in range(2))
+    after.graph.node[0].attribute[0].g.node[0].input[0] = "x"
+    after.graph.node[0].input[0] = ""
+
+    found = structural(before, after, Claims(nodes=frozenset({"k"})))
+
+    assert "If node 'y' differs" in found.problems

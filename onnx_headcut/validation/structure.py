@@ -198,12 +198,39 @@ def _compare_nodes(
     for key, node in old.items():
         same = key in new and _bytes(node) == _bytes(new[key])
         found.nodes += same
+        if key in new and not same:
+            same = _compare_bodies(node, new[key], claims, found)
         if not same and key not in claims.nodes:
             what = "differs" if key in new else "is gone"
             found.problems.append(f"{node.op_type} node {key!r} {what}")
     for key in sorted(new.keys() - old.keys() - claims.nodes):
         found.problems.append(f"{new[key].op_type} node {key!r} is new")
     _compare_order("nodes", old, new, found)
+
+
+def _compare_bodies(
+    old: onnx.NodeProto, new: onnx.NodeProto, claims: Claims, found: _Found
+) -> bool:
+    """Hold the bodies of an If, Loop or Scan to the claims; whether all else of it is the same."""
+    (shell, before), (other, after) = _shell(old), _shell(new)
+    if before.keys() != after.keys():
+        return False
+    for name, body in before.items():
+        _compare_nodes(body, after[name], claims, found)
+        _compare_initializers(body, after[name], claims, found)
+        _compare_rest(body, after[name], claims, found)
+    return bool(before) and _bytes(shell) == _bytes(other)
+
+
+def _shell(node: onnx.NodeProto) -> tuple[onnx.NodeProto, dict[str, onnx.GraphProto]]:
+    """Take a node apart: all but its bodies, and these by name."""
+    shell = type(node)()
+    shell.CopyFrom(node)
+    bodies = {a.name: a.g for a in node.attribute if a.type == AttributeProto.GRAPH}
+    for attribute in shell.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            attribute.ClearField("g")
+    return shell, bodies
 
 
 def _compare_order(
