@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         UsageError,
         ValidationFailed,
     )
+    from onnx_headcut.recipe.building import Build, Built, build
+    from onnx_headcut.recipe.reading import Recipe, Variant, read_recipe
     from onnx_headcut.validation.verdict import Verdict
 
 _HOMES = {
@@ -43,10 +45,14 @@ _HOMES = {
         ],
         "errors",
     ),
+    **dict.fromkeys(["Build", "Built", "build"], "recipe.building"),
+    **dict.fromkeys(["Recipe", "Variant", "read_recipe"], "recipe.reading"),
     "Verdict": "validation.verdict",
 }
 
 __all__ = [
+    "Build",
+    "Built",
     "Cut",
     "Feeds",
     "GraphRefused",
@@ -55,12 +61,16 @@ __all__ = [
     "Inspection",
     "Plan",
     "ProviderError",
+    "Recipe",
     "UsageError",
     "ValidationFailed",
+    "Variant",
     "Verdict",
     "__version__",
+    "build",
     "cut",
     "inspect",
+    "read_recipe",
     "validate",
 ]
 

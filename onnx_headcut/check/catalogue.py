@@ -119,7 +119,9 @@ _RULES = (
         "Cut with onnx-headcut, which writes source, kept classes and version into the metadata.",
         (Parameter("required", "flag", "the metadata must have the record of a cut", default=False),
          Parameter("source", "text", "the model it was cut from: a path, relative to the policy"),
-         Parameter("sha256", "text", "the sha256 of the model it was cut from")),
+         Parameter("sha256", "text", "the sha256 of the model it was cut from"),
+         Parameter("file", "text", "a recipe (headcut.toml) that makes this model, byte for byte: it "
+                   "is cut again for the comparison; a path, relative to the policy")),
         why="What cannot be made again cannot be mended. A record that is there must be readable.",
     ),
     Rule(

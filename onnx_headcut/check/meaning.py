@@ -159,13 +159,22 @@ def _recipe(subject: Subject, wanted: dict[str, Any]) -> Iterator[Finding]:
         yield error.what, ""
         return
     if record is None:
-        if not (wanted["required"] or wanted["source"] or wanted["sha256"]):
+        if not any(wanted.values()):
             raise NotTested("the model has no record of a cut, and need not have one")
         yield "the metadata have no record of a cut", ""
         return
     for sha256 in filter(None, [wanted["sha256"], _digest(subject, wanted["source"])]):
         if record.source_sha256 != sha256.lower():
             yield f"it was cut from {record.source_sha256[:12]}…, not from {sha256[:12]}…", ""
+    if wanted["file"]:
+        from onnx_headcut.recipe import proving  # noqa: PLC0415  (it cuts, and few ask for that)
+
+        try:
+            why = proving.why_not(subject.policy.folder / wanted["file"], subject.path, record)
+        except proving.NotComparable as reason:
+            raise NotTested(str(reason)) from None
+        if why:
+            yield why, ""
 
 
 def _digest(subject: Subject, source: str | None) -> str | None:

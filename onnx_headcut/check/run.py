@@ -56,9 +56,10 @@ def check(
     policy: Policy,
     *,
     strict: bool = False,
+    plugins: Sequence[str] = (),
     progress: Callable[[str], None] = lambda step: None,  # noqa: ARG005
 ) -> Report:
-    """Test each model against the policy.
+    """Test each model against the policy; ``plugins`` hold rules for ops of your own.
 
     A file that is no model is a result, too. Raises ProviderError where a rule asks for a provider
     that cannot be used, and InputError for labels in the policy that cannot be read.
@@ -66,14 +67,14 @@ def check(
     results: list[Result] = []
     for path in models:
         progress(f"checking {path.name}")
-        results += _check(path, policy)
+        results += _check(path, policy, plugins)
     return Report(tuple(results), strict)
 
 
-def _check(path: Path, policy: Policy) -> Iterator[Result]:
+def _check(path: Path, policy: Policy, plugins: Sequence[str]) -> Iterator[Result]:
     name = shown(path)
     try:
-        subject = Subject(path, policy)
+        subject = Subject(path, policy, plugins)
     except InputError as error:
         rule = RULES["readable"]
         what = error.what.replace(str(path), path.name)

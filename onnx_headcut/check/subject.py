@@ -17,7 +17,7 @@ from onnx_headcut.errors import HeadcutError, InputError, UsageError
 from onnx_headcut.facts import attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from onnx_headcut.check.policy import Policy
@@ -47,8 +47,8 @@ class HeadRows:
 class Subject:
     """One model file, and what a policy says of how it is read."""
 
-    def __init__(self, path: Path, policy: Policy) -> None:
-        self.path, self.policy = path, policy
+    def __init__(self, path: Path, policy: Policy, plugins: Sequence[str] = ()) -> None:
+        self.path, self.policy, self.plugins = path, policy, tuple(plugins)
         self.proto = read(path)
         self.metadata = {p.key: p.value for p in self.proto.metadata_props}
 
@@ -88,7 +88,7 @@ class Subject:
             source = self.source
         except InputError as error:
             raise NotTested(error.what) from None
-        return understand(source, Options(labels, background, heads))
+        return understand(source, Options(labels, background, heads, plugins=self.plugins))
 
     @cached_property
     def known(self) -> Understood:

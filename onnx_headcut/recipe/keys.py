@@ -126,6 +126,7 @@ OUTPUT = Key(
 )  # fmt: skip
 
 CUT = (
+    Key("seed", COUNT, "Of what the map draws: `random N` and new weights."),
     Key("ids", _one_of("compact", "original"), "What label outputs say."),
     Key("external_data", _one_of("reference", "copy", "inline"), "Where weights beside the model go."),
 )  # fmt: skip
