@@ -23,6 +23,7 @@ from onnx_headcut.commands.many import Jobs, Only, OutputDir, Recipe, cut_many, 
 from onnx_headcut.commands.reading import (
     ExternalData,
     FollowLinks,
+    Plugin,
     external_data_of,
     feeds_of,
     ids_of,
@@ -164,13 +165,14 @@ def inspect(  # noqa: PLR0913, PLR0917  (options)
     layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    plugin: Plugin = None,
     follow_links: FollowLinks = False,  # noqa: FBT002
     json: Json = False,  # noqa: FBT002
 ) -> Answer:
     """Show heads, classes and outputs of a detector, and what a cut would save."""
     with steps() as step:
         step("inspecting")
-        reading = reading_of(labels, background, head, input_shape, layout)
+        reading = reading_of(labels, background, head, input_shape, layout, plugin)
         found = hc.inspect(model, **reading, follow_links=follow_links)
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
@@ -199,6 +201,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    plugin: Plugin = None,
     ids: Ids = "compact",
     provider: Provider = "auto",
     input_: Input = None,
@@ -231,7 +234,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
         raise UsageError("no model is named", advice="Write: onnx-headcut cut MODEL --keep SPEC")
     if keep is None:
         raise UsageError("which classes to keep is not said", advice="Add --keep SPEC.")
-    reading, drift = reading_of(labels, background, head, input_shape, layout), None
+    reading, drift = reading_of(labels, background, head, input_shape, layout, plugin), None
     feeds = feeds_of(input_, image, None if images and not image else preprocess)
     arguments: dict[str, Any] = {
         "ids": ids_of(ids),
@@ -294,6 +297,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     layout: Layout = None,
     head: Head = None,
     input_shape: InputShape = None,
+    plugin: Plugin = None,
     ids: Ids = "compact",
     provider: Provider = "auto",
     input_: Input = None,
@@ -313,7 +317,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     files = Wanted(junit, sarif, github)
     reports = Reports(report, images, annotations, preprocess, files)
     reports.check()
-    reading = reading_of(labels, background, head, input_shape, layout)
+    reading = reading_of(labels, background, head, input_shape, layout, plugin)
     feeds = feeds_of(input_, image, None if images and not image else preprocess)
     with steps() as step:
         verdict = hc.validate(

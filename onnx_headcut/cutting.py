@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -101,6 +102,12 @@ class Understood:
     located: Located
     classes: Classes
 
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Plugins from outside whose rules the model's ops have, one line each."""
+        rules = self.analysis.interpreter.extensions
+        return rules.used(self.analysis.source.proto) if rules else ()
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -197,15 +204,18 @@ def inspect(  # noqa: PLR0913  (each is one option of the command line)
     heads: Sequence[str] = (),
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    plugins: Sequence[PluginLike] = (),
     follow_links: bool = False,
 ) -> Inspection:
     """What the tool finds in a model: heads, classes, outputs, and what a cut would save.
 
-    Raises InputError, UsageError or GraphRefused; needs no runtime.
+    ``plugins`` hold rules for ops of your own: docs/rules.md. Raises InputError, UsageError or
+    GraphRefused; needs no runtime.
     """
     source = files.load(model, links=follow_links, small=True)
+    options = Options(labels, background, tuple(heads), input_shapes or {}, layout, tuple(plugins))
     with foreseen():
-        return _inspected(source, Options(labels, background, tuple(heads), input_shapes or {}, layout))
+        return _inspected(source, options)
 
 
 def _inspected(source: files.Source, options: Options) -> Inspection:
@@ -225,6 +235,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     heads: Sequence[str] = (),
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    plugins: Sequence[PluginLike] = (),
     ids: Ids = "compact",
     seed: int = 0,
     provider: str = "auto",
@@ -242,6 +253,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     The file is written only when validation has passed (or was switched off). ``model`` itself is
     never changed. Raises the errors of `onnx_headcut.errors`; a failed or inconclusive validation
     is no error but the result's ``verdict``. ``progress`` is called with the name of each step.
+    ``plugins`` hold rules for ops of your own: docs/rules.md.
 
     ``external_data`` says where weights beside the model go: "reference" leaves them where they
     lie, "copy" puts them into one file beside the output, "inline" into the model; by default they
@@ -256,7 +268,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
         opened, source, options = model, model.source, model.options
     else:
         source = files.load(model, links=follow_links, small=not validation)
-        options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
+        options = Options(labels, background, tuple(heads), input_shapes or {}, layout, tuple(plugins))
     if not dry_run:
         source.start_hashing()
     target = Path(output) if output is not None else None
@@ -278,7 +290,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     verdict = None
     if validation:
         progress("validating")
-        subject = Subject(source, proto, plan, wanted, applied, source)
+        subject = Subject(source, proto, plan, wanted, applied, source, known.plugins)
         verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
     result = Cut(proto, plan, before, after, known.classes, wanted, verdict, target)
     if target is not None and result.exit_code == 0:
@@ -297,6 +309,7 @@ def validate(  # noqa: PLR0913
     heads: Sequence[str] = (),
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    plugins: Sequence[PluginLike] = (),
     ids: Ids = "compact",
     seed: int = 0,
     provider: str = "auto",
@@ -309,7 +322,7 @@ def validate(  # noqa: PLR0913
     progress("reading")
     source = files.load(original, links=follow_links)
     other = files.load(cut_model, links=follow_links)
-    options = Options(labels, background, tuple(heads), input_shapes or {}, layout)
+    options = Options(labels, background, tuple(heads), input_shapes or {}, layout, tuple(plugins))
     inputs = _read_feeds(feeds, source)
     progress("planning")
     with foreseen():
@@ -328,7 +341,7 @@ def validate(  # noqa: PLR0913
     recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
     applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
-    subject = Subject(source, other.proto, plan, wanted, applied, other)
+    subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins)
     return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
 
@@ -371,6 +384,8 @@ class Subject:
     applied: Applied | None
     home: files.Source
     """Where the cut model's external data are."""
+    plugins: tuple[str, ...] = ()
+    """Those from outside whose rules the model's ops have."""
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -392,6 +407,8 @@ def _applied(
     new = cut_metadata(
         existing, known.classes, wanted, source_sha256=source.sha256, version=__version__
     )
+    if known.plugins:
+        new["onnx_headcut.plugins"] = json.dumps(known.plugins, ensure_ascii=False)
     _set_metadata(proto, new)
     return proto, applied
 
@@ -452,7 +469,7 @@ def _validate(
     plan = subject.plan
     original, original_dir = _runnable(subject.source.proto, subject.source)
     cut_proto, cut_dir = _runnable(subject.proto, subject.home)
-    return hold(
+    verdict = hold(
         original,
         cut_proto,
         sites=plan.sites,
@@ -471,6 +488,7 @@ def _validate(
         original_dir=original_dir,
         cut_dir=cut_dir,
     )
+    return replace(verdict, plugins=subject.plugins)
 
 
 def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:

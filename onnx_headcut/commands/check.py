@@ -7,6 +7,7 @@ import typer
 
 from onnx_headcut import __version__
 from onnx_headcut.check.catalogue import RULES, Rule
+from onnx_headcut.commands.reading import Plugin
 from onnx_headcut.console import SCHEMA, Answer, printable, steps
 from onnx_headcut.errors import UsageError
 from onnx_headcut.report.files import Wanted
@@ -36,6 +37,7 @@ def check(  # noqa: PLR0913, PLR0917  (options)
         str | None,
         typer.Option(metavar="RULE", help="Explain a rule, or all of them: all. Reads no model."),
     ] = None,
+    plugin: Plugin = None,
     strict: Annotated[  # noqa: FBT002
         bool, typer.Option("--strict", help="Let warnings fail, too.")
     ] = False,
@@ -58,7 +60,8 @@ def check(  # noqa: PLR0913, PLR0917  (options)
         from onnx_headcut.check import policy as policies  # noqa: PLC0415  (not for --help)
         from onnx_headcut.check.run import check as test  # noqa: PLC0415
 
-        report = test(models, policies.read(policy), strict=strict, progress=step)
+        report = test(models, policies.read(policy), strict=strict, plugins=tuple(plugin or ()),
+                      progress=step)  # fmt: skip
     wanted.write(report.results, "check")
     document = _head(report.exit_code) | {"models": report.to_json()}
     return Answer(document, lambda to: _show(to, report), report.exit_code, json)

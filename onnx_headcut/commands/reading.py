@@ -30,6 +30,15 @@ FollowLinks = Annotated[
     ),
 ]
 
+Plugin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE",
+        help="Rules for ops of your own: a Python module's name, or a .py file. Repeatable; see "
+        "docs/rules.md.",
+    ),
+]
+
 _IDS: tuple[Literal["compact"], Literal["original"]] = ("compact", "original")
 
 
@@ -39,6 +48,7 @@ def reading_of(
     head: list[str] | None,
     shapes: list[str] | None,
     layout: str | None,
+    plugin: list[str] | None = None,
 ) -> dict[str, Any]:
     """Options that say how a model is read, as the API takes them."""
     return {
@@ -46,6 +56,7 @@ def reading_of(
         "background": background,
         "layout": layout,
         "heads": tuple(head or ()),
+        "plugins": tuple(plugin or ()),
         "input_shapes": dict(map(_shape, shapes or ())),
     }
 
