@@ -30,6 +30,7 @@ from onnx_headcut.edits import Begin
 from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.facts import Fact, of_type
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
+from onnx_headcut.front import exact_map
 from onnx_headcut.labels import Selection
 from onnx_headcut.layout import Layout
 from onnx_headcut.locate import Located, locate
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.classes import CutRecord, LabelsLike
+    from onnx_headcut.classes.mapping import Merge
     from onnx_headcut.extensions import PluginLike
     from onnx_headcut.storage.external import External
     from onnx_headcut.validation import Claims, NewColumn
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str], None]
 
 Ids = Literal["compact", "original"]
+Scores = Literal["renormalized", "exact"]
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 
 
@@ -238,6 +241,8 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     plugins: Sequence[PluginLike] = (),
     ids: Ids = "compact",
     seed: int = 0,
+    scores: Scores = "renormalized",
+    merge: Merge | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     validation: bool = True,
@@ -261,6 +266,11 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     data files that are symbolic or hard links. A model that `open_model` gave was read already: what
     says how to read it was said there. What ``keep`` may say is in docs/classes.md; ``seed`` is for
     what it draws at random. ``tolerances`` are by output, as those of `validate`.
+
+    ``scores``: "renormalized" makes the cut in the heads, so that a softmax is over what is kept;
+    "exact" leaves the heads whole and picks behind the activation, so that each kept score is what
+    it was. There, ``merge`` says how merged classes' scores become one: "sum" (the default behind a
+    softmax) or "max" (behind sigmoids).
     """
     progress("reading")
     opened: Opened | None = None
@@ -278,7 +288,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     progress("planning")
     with foreseen():
         known = opened.known if opened is not None else understand(source, options)
-        wanted = parse_map(keep, known.classes, seed=seed)
+        wanted = applied_to(scores, merge, parse_map(keep, known.classes, seed=seed), known)
         plan = _planned(known, wanted, ids)
         before = figures(known.analysis, known.located)
         if dry_run:
@@ -312,13 +322,18 @@ def validate(  # noqa: PLR0913
     plugins: Sequence[PluginLike] = (),
     ids: Ids = "compact",
     seed: int = 0,
+    scores: Scores | None = None,
+    merge: Merge | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     follow_links: bool = False,
     tolerances: Mapping[str, tuple[float, float]] | None = None,
     progress: Progress = lambda step: None,  # noqa: ARG005
 ) -> Verdict:
-    """Hold a cut model against its original; ``keep`` may be left out where metadata say it."""
+    """Hold a cut model against its original; ``keep`` may be left out where metadata say it.
+
+    So may ``scores`` and ``merge``, which say how it was cut: see `cut`.
+    """
     progress("reading")
     source = files.load(original, links=follow_links)
     other = files.load(cut_model, links=follow_links)
@@ -327,8 +342,8 @@ def validate(  # noqa: PLR0913
     progress("planning")
     with foreseen():
         known = understand(source, options)
+        record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
         if keep is None:
-            record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
             if record is None:
                 raise UsageError(
                     "the cut model does not say which classes it kept", advice="say it with --keep"
@@ -336,11 +351,13 @@ def validate(  # noqa: PLR0913
             wanted = _recorded(record, known.classes)
         else:
             wanted = parse_map(keep, known.classes, seed=seed)
+        exact = scores == "exact" or (scores is None and record is not None and record.exact)
+        merge = merge or (wanted.merge if exact else None)
+        wanted = applied_to("exact" if exact else "renormalized", merge, wanted, known)
         plan = _planned(known, wanted, ids)
     progress("validating")
-    recorded = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props}) is not None
     # what another tool made is held against the original by its numbers alone
-    applied = apply(_copy(source.proto), plan.edits, source.folder) if recorded else None
+    applied = None if record is None else apply(_copy(source.proto), plan.edits, source.folder)
     subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins)
     return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
@@ -354,6 +371,20 @@ def _background_told(column: int | None, where: str) -> str:
     return f"{where} drops column {column}"
 
 
+def applied_to(
+    scores: Scores, merge: Merge | None, wanted: ClassMap, known: Understood
+) -> ClassMap:
+    """``wanted`` to be applied in the heads, or behind the activation."""
+    if scores == "exact":
+        return exact_map(wanted, known.located.fronts, merge)
+    if merge is not None:
+        raise UsageError(
+            "--merge says how exact scores are merged; in the heads, merged classes are averaged",
+            advice="add --scores exact, or leave --merge away",
+        )
+    return wanted
+
+
 def _planned(known: Understood, wanted: ClassMap, ids: Ids) -> Plan:
     """The plan of a class map: the structure by its selection, the values by its rows."""
     if ids == "original" and wanted.blended:
@@ -361,6 +392,8 @@ def _planned(known: Understood, wanted: ClassMap, ids: Ids) -> Plan:
             "--ids original: merged and new classes have no id in the original",
             advice="leave --ids away; new ids are the columns of the cut model",
         )
+    if wanted.exact:
+        return make_plan(known.analysis, known.located, wanted.selection, ids, exact=wanted)
     plan = make_plan(known.analysis, known.located, wanted.selection, ids)
     return blended(plan, known.analysis, known.located, wanted)
 
@@ -497,10 +530,12 @@ def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:
 
     if class_map.plain:
         return None
+    merges = class_map.exact
     return [
         NewColumn(
             row.template,
-            row.terms or ((row.template, 1.0),),
+            tuple((c, 1.0) for c in row.members) if merges else row.terms or ((row.template, 1.0),),
+            combine=(class_map.merge if row.merged and merges else None) or "sum",
             start="grown" if row.grown else row.start.kind if row.start else "",
             std=row.start.std if row.start else 0.0,
         )
@@ -533,6 +568,7 @@ def _claims(subject: Subject) -> Claims | None:
         nodes=frozenset(subject.applied.nodes),
         initializers=frozenset(subject.applied.initializers),
         rewritten=frozenset(subject.applied.rewritten),
+        whole=subject.applied.whole,
         values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers}),
         metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
         mixtures=tuple(

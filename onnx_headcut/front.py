@@ -19,7 +19,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnx_headcut import edits as ed
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Rows, Site
 from onnx_headcut.model import captures
 
@@ -45,15 +45,14 @@ RENORMALIZED = "say --scores renormalized to make the cut in the heads"
 class Front:
     """Tensors of the main graph at which a map is applied, and the nodes that lead to them.
 
-    ``sites`` are the fronts, ``before`` the numbers of nodes that stay as they are, ``merge`` how
-    the members of a merge become one score. Of the fronts ``asked``, only the shape is read.
+    ``sites`` are the fronts, ``before`` the numbers of nodes that stay as they are. Of the fronts
+    ``asked``, only the shape is read.
     """
 
     sites: tuple[Site, ...]
     before: frozenset[int]
     asked: frozenset[str]
     wanted: ClassMap
-    merge: Merge
 
     def site(self, value: str) -> Site | None:
         """The front at ``value``, if there is one."""
@@ -62,7 +61,7 @@ class Front:
     def edit(self, view: View, site: Site, take: Ints) -> ed.MapScores:
         """The edit that makes the new columns behind the node that makes ``site``."""
         members = _members(np.array(site.ids), take, self.wanted)
-        merge = self.merge if len(members) > 1 else None
+        merge = self.wanted.merge if len(members) > 1 else None
         if merge is not None:
             self._check(view, site)
         fact = view.scope.old(site.value)
@@ -109,9 +108,24 @@ def front_of(
             sites.append(_side_site(scope.graph.node[i], value, marks[value]))
             if not is_output and all(scope.graph.node[r].op_type in SHAPES for r in readers):
                 asked.add(value)
-    activations = {settled[v].activation for v in last}
-    merge: Merge = wanted.merge or ("sum" if "softmax" in activations else "max")
-    return Front(tuple(sites), before, frozenset(asked), wanted, merge)
+    return Front(tuple(sites), before, frozenset(asked), wanted)
+
+
+def exact_map(wanted: ClassMap, fronts: Sequence[Site], merge: Merge | None) -> ClassMap:
+    """``wanted`` to be applied behind the activation; probabilities of a softmax are added.
+
+    Raises UsageError for classes that no score stands for.
+    """
+    for row in wanted.rows:
+        if row.new:
+            raise UsageError(
+                f"--scores exact: {row.name or row.template!r} starts anew, but heads stay as they are",
+                advice=f"{RENORMALIZED}, where new classes have weights of their own",
+            )
+    if all(not row.merged for row in wanted.rows):
+        return replace(wanted, exact=True)
+    usual: Merge = "sum" if any(s.activation == "softmax" for s in fronts) else "max"
+    return replace(wanted, exact=True, merge=merge or usual)
 
 
 def _quantized(scope: Scope, site: Site) -> Site:

@@ -91,8 +91,8 @@ class ClassMap:
     """The new columns in their order, from ``count`` source columns.
 
     ``background`` is the source's column, None where there is none. ``seed`` is for what is drawn
-    at random, ``prior`` the probability at which new classes start. ``merge`` says how exact scores
-    are merged: None leaves it to the activation.
+    at random, ``prior`` the probability at which new classes start. With ``exact`` scores the map
+    is applied behind the activation; ``merge`` says how they are merged there, where they are.
     """
 
     rows: tuple[Row, ...]
@@ -101,6 +101,7 @@ class ClassMap:
     seed: int = 0
     prior: float = PRIOR
     merge: Merge | None = None
+    exact: bool = False
 
     @classmethod
     def of_columns(cls, columns: Sequence[int], count: int, background: int | None) -> ClassMap:

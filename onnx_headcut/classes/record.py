@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PREFIX = "onnx_headcut."
+_SCORES = f"{_PREFIX}scores"
 _RECORD = "record of a former cut"
 _ADVICE = (
     f"Remove the entries that start with {_PREFIX!r} from the model's metadata, or cut the "
@@ -38,7 +39,8 @@ class CutRecord:
 
     ``names`` has one entry a column, None where it is unknown; ``background`` is the cut model's
     column. ``source_sha256`` is that of the file that was cut. ``map`` is the class map, where
-    columns are more than the source's in another order; ``keep`` are its templates then.
+    columns are more than the source's in another order; ``keep`` are its templates then. ``exact``
+    says that it was applied behind the activation, and the heads are whole.
     """
 
     version: str
@@ -47,6 +49,7 @@ class CutRecord:
     names: tuple[str | None, ...]
     background: int | None
     map: ClassMap | None = None
+    exact: bool = False
 
     @property
     def evidence(self) -> Evidence:
@@ -83,7 +86,7 @@ def cut_metadata(
     Lists of class names in it are rewritten in their own form, and left out where it is not known
     whose names they are; the cut is recorded; all else stays. It depends on the arguments only.
     """
-    metadata = {k: v for k, v in existing.items() if k != f"{_PREFIX}map"}
+    metadata = {k: v for k, v in existing.items() if k not in {f"{_PREFIX}map", _SCORES}}
     after = classes.mapped(class_map)
     for key in METADATA_KEYS:
         entries = entries_of(metadata.get(key, ""))
@@ -110,6 +113,8 @@ def cut_metadata(
     }
     if not class_map.plain:
         record["map"] = class_map.to_json()
+    if class_map.exact:
+        record["scores"] = "exact"
     return metadata | {f"{_PREFIX}{key}": value for key, value in record.items()}
 
 
@@ -145,7 +150,15 @@ def read_cut_metadata(metadata: Mapping[str, str]) -> CutRecord | None:
         names=tuple(names),
         background=ids[0] if ids else None,
         map=found,
+        exact=_is_exact(metadata),
     )
+
+
+def _is_exact(metadata: Mapping[str, str]) -> bool:
+    said = metadata.get(_SCORES, "renormalized")
+    if said not in {"renormalized", "exact"}:
+        raise _malformed("scores", f"is {said!r}, not 'exact'")
+    return said == "exact"
 
 
 def _entry(metadata: Mapping[str, str], key: str) -> str:

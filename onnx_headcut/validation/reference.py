@@ -8,6 +8,9 @@ weights and the picture are.
 Only what lies behind the sites is run again: a *base* run of the whole model is made once a feed,
 and the *tail* takes the rest of what it needs from there. Both are found by plain reachability;
 no knowledge of operators, and none of the cutter's rules, is involved.
+
+With exact scores, sites lie behind the activation. Of several such sites, none is changed by what
+another one is set to: whatever leads to a site stays out of the tail. A probability is "never" 0.
 """
 
 from __future__ import annotations
@@ -110,8 +113,13 @@ class Twin:
             self._tail = self._open(tail(self.model, self.sites, self.flow, found))
         return state
 
-    def run(self, state: State, patterns: Sequence[Array], gain: float | Array = 1.0) -> Values:
-        """Run the tail with a pattern per site (see ``site_feed``) and a gain for all classes.
+    def run(
+        self,
+        state: State,
+        patterns: Sequence[Array],
+        gain: float | Array | list[float | Array] = 1.0,
+    ) -> Values:
+        """Run the tail with a pattern per site (see ``site_feed``) and a gain, or one per site.
 
         Returns all graph outputs by name: those that no site reaches as the base run gave them.
         Scores of nested sites come back too, under ``raw_name(value)``.
@@ -123,7 +131,8 @@ class Twin:
             scores = state.scores[site.value]
             if site.value not in self.flow.nested:
                 feed[raw_name(site.value)] = scores
-            multiply, add = site_feed(site, scores.shape, pattern, gain)
+            own = gain[index] if isinstance(gain, list) else gain
+            multiply, add = site_feed(site, scores.shape, pattern, own)
             feed |= {f"headcut/mul{index}": multiply, f"headcut/add{index}": add}
         feed = {name: value for name, value in feed.items() if name in self._inputs()}
         return {name: state.outputs[name] for name in self.outputs} | dict(self._tail.run(feed))
@@ -182,6 +191,16 @@ def occurrences(ids: Sequence[int]) -> npt.NDArray[np.int64]:
     return result
 
 
+def is_probability(site: Site) -> bool:
+    """Say whether a site's scores lie behind an activation, between 0 and 1."""
+    return site.exact and site.activation != "none"
+
+
+def as_probabilities(pattern: Array) -> Array:
+    """Lay scores as they are before an activation out in the same order between 0 and 1."""
+    return np.asarray(1 / (1 + np.exp(-np.maximum(pattern.astype(np.float64), -700))), np.float32)
+
+
 def never(sites_scores: Mapping[str, Array]) -> float:
     """Choose the addend that makes a class "never", for the narrowest type among the sites."""
     return max(NEVER[value.dtype.name] for value in sites_scores.values())
@@ -206,10 +225,11 @@ def flow(graph: onnx.GraphProto, sites: Sequence[Site]) -> Flow:
             advice="Validation cannot mask classes there; please report the model.",
         )
     reached, chosen, nested = set(values), set[str](), set[str]()
+    whole = _upstream(graph, {site.value for site in sites if site.exact})
     dependent = []
-    for node in graph.node:
-        used = set(_uses(node))
-        behind = bool(used & reached)
+    for index, node in enumerate(graph.node):
+        used = set(uses(node))
+        behind = bool(used & reached) and index not in whole
         dependent.append(behind)
         if used & variable:
             variable.update(node.output)
@@ -230,6 +250,16 @@ def flow(graph: onnx.GraphProto, sites: Sequence[Site]) -> Flow:
     )
 
 
+def _upstream(graph: onnx.GraphProto, values: set[str]) -> set[int]:
+    """List the nodes that lead to any of the values."""
+    needed, found = set(values), set[int]()
+    for index in reversed(range(len(graph.node))):
+        if needed.intersection(graph.node[index].output):
+            found.add(index)
+            needed.update(uses(graph.node[index]))
+    return found
+
+
 def _tail_nodes(
     graph: onnx.GraphProto, dependent: Sequence[bool], variable: set[str], reached: set[str]
 ) -> tuple[list[int], set[str]]:
@@ -244,16 +274,16 @@ def _tail_nodes(
         constant = not variable.intersection(node.output) and not reached.intersection(node.output)
         if dependent[index] or (constant and needed.intersection(node.output)):
             nodes.append(index)
-            needed.update(_uses(node))
+            needed.update(uses(node))
     return nodes[::-1], needed
 
 
-def _uses(node: onnx.NodeProto) -> Iterator[str]:
+def uses(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names that a node reads, its subgraphs' included (and their inner names too)."""
     yield from node.input
     for graph in _subgraphs(node):
         for inner in graph.node:
-            yield from _uses(inner)
+            yield from uses(inner)
         for value in graph.output:
             yield value.name
 
@@ -342,7 +372,7 @@ def tail(
     for index in what.nodes:
         for node in integers.spelled_out(graph.node[index]):
             _append(copy.graph, node, site_nodes)
-    used = {name for node in copy.graph.node for name in _uses(node)}
+    used = {name for node in copy.graph.node for name in uses(node)}
     copy.graph.initializer.extend(t for t in graph.initializer if t.name in used)
     copy.graph.initializer.extend(integers.constants.values())
     copy.graph.sparse_initializer.extend(

@@ -16,6 +16,7 @@ from onnx import AttributeProto, TensorProto
 
 from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.validation.mixture import Beginning, complaint
+from onnx_headcut.validation.reference import uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,13 +41,12 @@ class Claims:
     likewise. ``rewritten`` are new initializers (or outputs of Constant nodes) that are larger than
     a small constant and no selection of the old one, such as a table of label ids. ``values`` are
     graph inputs and outputs whose declaration changes, ``metadata`` keys of metadata_props,
-    ``whole`` are names of scores that a class map is applied to behind the activation, and the
-    names that these had, which now stand for what the map makes of them: without the nodes between
-    the two, and under its old name, all of the graph has to be what it was.
     ``functions`` local functions (``name`` or ``domain::name``), ``fields`` other fields of the
     model (``producer_name``) or of its graph (``graph.doc_string``). value_info is exempt unless
     ``value_info`` is False: it is inferred anew. ``mixtures`` are the heads' tensors that a class
     map of ``rows`` blends, and ``begin`` is where new classes begin: they are worked out anew.
+    ``whole``: names of scores that were left whole, and the names that they had, which now stand
+    for what a class map picks of them; without the nodes between, nothing else of them is new.
     """
 
     nodes: frozenset[str] = frozenset()
@@ -184,17 +184,55 @@ def _repeated(message: Message, name: str) -> bool:
 # ------------------------------------------------------------------ nodes
 
 
-def _by_output(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+def _by_output(
+    graph: onnx.GraphProto, whole: Mapping[str, str] | None = None
+) -> dict[str, onnx.NodeProto]:
+    nodes = _without_picking(graph, whole) if whole else list(graph.node)
     return {
         next((name for name in node.output if name), f"#{at}"): node
-        for at, node in enumerate(graph.node)
+        for at, node in enumerate(nodes)
     }
+
+
+_PICKING = frozenset({"Gather", "Max", "Mul", "Sum"})
+
+
+def _without_picking(graph: onnx.GraphProto, whole: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """The nodes of a graph whose map behind the activation is undone; all, where that is no map."""
+    maker = {name: at for at, node in enumerate(graph.node) for name in node.output}
+    between: set[int] = set()
+    todo = list(whole.values())
+    while todo:
+        at = maker.get(todo.pop())
+        if at is None or at in between:
+            continue
+        if graph.node[at].op_type not in _PICKING:
+            return list(graph.node)
+        between.add(at)
+        todo += [name for name in graph.node[at].input if name not in whole]
+    return [_renamed(node, whole) for at, node in enumerate(graph.node) if at not in between]
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """A node that reads and gives values by other names, in its bodies too."""
+    if names.keys().isdisjoint([*uses(node), *node.output]):
+        return node
+    copy = type(node)()
+    copy.CopyFrom(node)
+    todo = [copy]
+    while todo:
+        one = todo.pop()
+        for values in (one.input, one.output):
+            for i, name in enumerate(values):
+                values[i] = names.get(name, name)
+        todo += [inner for a in one.attribute for g in [a.g, *a.graphs] for inner in g.node]
+    return copy
 
 
 def _compare_nodes(
     original: onnx.GraphProto, cut: onnx.GraphProto, claims: Claims, found: _Found
 ) -> None:
-    old, new = _by_output(original), _by_output(cut)
+    old, new = _by_output(original), _by_output(cut, claims.whole)
     for key, node in old.items():
         same = key in new and _bytes(node) == _bytes(new[key])
         found.nodes += same
@@ -302,7 +340,7 @@ def _compare_weights(
     node leads to an old one from has to be a selection of one that went.
     """
     old, new = _stored(original), _stored(cut)
-    before, after = _by_output(original), _by_output(cut)
+    before, after = _by_output(original), _by_output(cut, claims.whole)
     paired: set[str] = set()
     for key in [key for key in after if key in before and key in claims.nodes]:
         inputs = list(zip(before[key].input, after[key].input, strict=False))

@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from onnx_headcut.labels import NONE
 from onnx_headcut.validation import probe
-from onnx_headcut.validation.compare import Difference, Tolerance, difference, tolerance_for
+from onnx_headcut.validation.compare import (
+    EXACT,
+    PROVIDERS,
+    Difference,
+    Tolerance,
+    difference,
+    tolerance_for,
+)
 from onnx_headcut.validation.verdict import ClassRow, Drift, OutputRow
 
 if TYPE_CHECKING:
@@ -249,18 +256,20 @@ class Layout:
             return
         self.ledger.doubt("the score tensors' labels are not in the order of columns")
 
-    def compare_made(self, run: str, name: str, expected: Array, got: Array) -> None:
-        """Compare scores that a class map made of others, laid out alike."""
-        self._compare_one(run, name, "scores", None, expected, got)
+    def compare_made(
+        self, run: str, name: str, expected: Array, got: Array, *, same: bool = False
+    ) -> None:
+        """Compare scores that a class map made of others, laid out alike; or left the ``same``."""
+        self._compare_one(run, name, "scores", None, expected, got, same=same)
 
     def compare_site(self, run: str, site: Site, expected: Array, got: Array) -> None:
-        """Compare a tensor of class scores inside both graphs."""
+        """Compare a tensor of class scores inside both graphs; exact ones are the same to the bit."""
         take = probe.natural_cut(site.ids, self.columns.order)
         if take is None:
             return
         ids = [site.ids[at] for at in take]
         found = _Dense(site.axis % expected.ndim, tuple(take), tuple(ids))
-        self._compare_one(run, site.value, "scores", found, expected, got)
+        self._compare_one(run, site.value, "scores", found, expected, got, same=site.exact)
 
     def compare(
         self, run: str, reference: Values, got: Values, steps: float | None = None
@@ -282,8 +291,16 @@ class Layout:
                     if column != NONE:
                         self.ledger.add_class(column, values=each)
 
-    def _compare_one(
-        self, run: str, name: str, kind: str, dense: _Dense | None, expected: Array, got: Array
+    def _compare_one(  # noqa: PLR0913  (what is compared, and how)
+        self,
+        run: str,
+        name: str,
+        kind: str,
+        dense: _Dense | None,
+        expected: Array,
+        got: Array,
+        *,
+        same: bool = False,
     ) -> bool:
         if dense is not None:
             if max(dense.take, default=0) >= expected.shape[dense.axis]:
@@ -299,6 +316,8 @@ class Layout:
             )
             return False
         tolerance = self.ledger.tolerance(name, expected.dtype, self.precision, self.steps)
+        if same and self.ledger.provider not in PROVIDERS:
+            tolerance = EXACT  # the same ops on the same numbers
         axis = None if dense is None else dense.axis
         kinds = None if dense is None else [label != NONE for label in dense.ids]
         found = difference(expected, got, tolerance, axis=axis, kinds=kinds)
