@@ -15,6 +15,7 @@ import typer
 
 import onnx_headcut
 from onnx_headcut import cli, console, errors
+from onnx_headcut.recipe import keys
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "cli.md"
@@ -73,6 +74,32 @@ def test_the_reference_is_what_the_program_says() -> None:
     if os.environ.get("HEADCUT_WRITE_DOCS"):
         REFERENCE.write_text(reference(), encoding="utf-8")
     assert REFERENCE.read_text(encoding="utf-8") == reference(), "stale: run `make docs`"
+
+
+def keys_of_recipes() -> str:
+    both = "At the top for all variants, or in a variant"
+    groups = (
+        ("At the top", keys.SOURCE),
+        (both, (keys.MAP, keys.OUTPUT, *keys.CUT)),
+        (f"`[validation]`: {both[0].lower()}{both[1:]}", (*keys.VALIDATION, *keys.FEEDS)),
+        (f"`[report]`: {both[0].lower()}{both[1:]}", keys.REPORT),
+        ("`[report]`: at the top", keys.FILES),
+    )
+    parts = []
+    for title, group in groups:
+        rows = [f"| `{k.name}` | {k.kind.need} | {k.meaning} |" for k in group]
+        parts.append("\n".join([f"### {title}", "", "| key | takes | |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def test_the_page_of_recipes_has_every_key() -> None:
+    page = ROOT / "docs" / "recipe.md"
+    text = page.read_text(encoding="utf-8")
+    start = text.index("-->") + len("-->")
+    wanted = f"{text[:start]}\n\n{keys_of_recipes()}"
+    if os.environ.get("HEADCUT_WRITE_DOCS"):
+        page.write_text(wanted, encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == wanted, "stale: run `make docs`"
 
 
 def test_every_exit_code_is_documented() -> None:

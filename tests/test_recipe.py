@@ -17,6 +17,7 @@ import onnx
 import pytest
 from conftest import run_cli, tiny
 from patterns import PATTERNS, REFUSED
+from PIL import Image
 
 import onnx_headcut as hc
 from onnx_headcut import workers
@@ -24,6 +25,7 @@ from onnx_headcut.cutting import Options, open_model
 from onnx_headcut.recipe import keys
 from onnx_headcut.recipe.reading import parse
 
+SHAPES = Path(__file__).parent.parent / "models" / "shapes"
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 KEPT = {"one": "hen, dog", "two": "1-3", "three": "fox", "four": "cat, cow, dog"}
 
@@ -87,6 +89,26 @@ def test_paths_are_relative_to_the_recipe(folder: Path, tmp_path: Path) -> None:
     assert variant["validation"]["feeds"] == ["a.npz"]
     assert (elsewhere / variant["output"]).samefile(folder / "out" / "few.onnx")
     assert not list(elsewhere.iterdir())
+
+
+def test_the_example_of_the_page_is_made(tmp_path: Path) -> None:
+    text = re.search(r"```toml\n(source.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert text is not None
+    (tmp_path / "headcut.toml").write_text(text[1])
+    (tmp_path / "red.txt").write_text("stop sign\nheart  # mostly\n")
+    shipped = SHAPES / "ssd_shapes_ts_softmax.onnx"
+    (tmp_path / shipped.name).write_bytes(shipped.read_bytes())
+    for folder, seed in (("street", 1), ("ward", 2)):
+        (tmp_path / folder).mkdir()
+        pixels = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / folder / "a.png")
+
+    done = run_cli("cut", "--recipe", tmp_path / "headcut.toml")
+
+    assert done.code == 0, done.out + done.err
+    assert done.out in PAGE.read_text(encoding="utf-8")
+    made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert {"cut/crossing.onnx", "cut/hospital.html", "cut/junit.xml", "red.onnx"} <= made
 
 
 def test_a_refused_variant_does_not_end_the_others(folder: Path) -> None:

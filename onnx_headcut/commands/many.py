@@ -143,18 +143,26 @@ def cut_recipe(ctx: typer.Context, path: Path) -> Answer:
                 advice="The recipe says it, or leave --recipe out.",
             )
     said = ctx.params
+    asked = Wanted(said["junit"], said["sarif"], said["github"])
+    if asked != Wanted() and (said["no_validate"] or said["dry_run"]):
+        raise UsageError(
+            "a report tells of validation, which is switched off",
+            advice="Leave out --no-validate and --dry-run, or the options of reports.",
+        )
     with steps() as step:
         step("reading")
-        from onnx_headcut.recipe.building import build  # noqa: PLC0415  (not for --help)
+        from onnx_headcut.recipe.building import build, make_folders  # noqa: PLC0415  (not for --help)
         from onnx_headcut.recipe.reading import read_recipe  # noqa: PLC0415
 
         recipe = read_recipe(path)
         reports = Wanted(
-            said["junit"] or recipe.files.get("junit"),
-            said["sarif"] or recipe.files.get("sarif"),
-            said["github"],
+            asked.junit or recipe.files.get("junit"),
+            asked.sarif or recipe.files.get("sarif"),
+            asked.github,
         )
-        reports.check()
+        if not said["dry_run"]:
+            make_folders(recipe)
+            reports.check()
         done = build(
             recipe,
             variants=said["only"] or None,
@@ -165,7 +173,8 @@ def cut_recipe(ctx: typer.Context, path: Path) -> Answer:
             jobs=said["jobs"],
             progress=step,
         )
-    reports.write(done.results, "cut")
+    if not (said["no_validate"] or said["dry_run"]):
+        reports.write(done.results, "cut")
     rows = [Row(built.name, built.exit_code, built.document) for built in done.variants]
     variants = [{"variant": row.name, **row.document} for row in rows]
     data = {"recipe": str(path), "source": str(recipe.folder / recipe.source), "variants": variants}

@@ -87,11 +87,14 @@ def build(  # noqa: PLR0913  (each is one option of the command line)
     """Cut the variants of ``recipe``, or those named, each as `cut` alone would, byte for byte.
 
     The source is read and understood once, in a process of its own, and ``jobs`` copies of that
-    process cut and validate: by default as many as cores and memory allow. A variant that is
-    refused or fails does not end the others; what is wrong with the source is raised, as by `cut`.
+    process cut and validate: by default as many as cores and memory allow. Folders to write to are
+    made. A variant that is refused or fails does not end the others; what is wrong with the source
+    is raised, as by `cut`.
     ``validation`` and ``provider`` say otherwise than the recipe where they are given.
     """
     chosen = _chosen(recipe, variants)
+    if not dry_run:
+        make_folders(recipe)
     override = {"force": force, "dry_run": dry_run}
     if validation is not None:
         override["validation"] = validation
@@ -112,6 +115,15 @@ def build(  # noqa: PLR0913  (each is one option of the command line)
     if len(results) < len(tasks):
         raise RuntimeError("the process that builds has died")
     return Build(tuple(_built(recipe, v, results[i]) for i, v in enumerate(chosen)))
+
+
+def make_folders(recipe: Recipe) -> None:
+    """Make the folders that a recipe writes to; raises OSError."""
+    for variant in recipe.variants:
+        for path in filter(None, (variant.output, variant.report.get("page"))):
+            (recipe.folder / path).parent.mkdir(parents=True, exist_ok=True)
+    for report in recipe.files.values():
+        report.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _chosen(recipe: Recipe, names: Sequence[str] | None) -> tuple[Variant, ...]:

@@ -116,6 +116,7 @@ SOURCE = (
     Key("layout", TEXT, "How anchors and classes share channels, as --layout takes it."),
     Key("input_shapes", SHAPES, "Shapes of inputs whose size is left open."),
     Key("follow_links", FLAG, "Trust weights beside the model that are links."),
+    Key("plugins", NAMES, "Rules for custom operators: modules or .py files, as --plugin takes them."),
 )
 """Keys at the top alone: they say how the model is read, once."""
 
@@ -126,6 +127,9 @@ OUTPUT = Key(
 )  # fmt: skip
 
 CUT = (
+    Key("scores", _one_of("renormalized", "exact"), "Whether kept scores are renormalized by a "
+        "smaller head, or stay exactly what they were."),
+    Key("merge", _one_of("sum", "max"), "How exact scores of merged classes become one."),
     Key("seed", COUNT, "Of what the map draws: `random N` and new weights."),
     Key("ids", _one_of("compact", "original"), "What label outputs say."),
     Key("external_data", _one_of("reference", "copy", "inline"), "Where weights beside the model go."),
