@@ -127,7 +127,7 @@ def _head(scope: Scope, i: int, labels: Labels) -> Head:
     present = labels.ids[labels.ids >= 0]
     bias = scope.old(bias_name).static if bias_name else None
     parameters = int(np.prod(shape)) + (int(np.prod(bias)) if bias else 0)
-    classes = len(np.unique(present))
+    classes = len(set(present.tolist()))
     return Head(
         node.name or node.output[0],
         node.op_type,

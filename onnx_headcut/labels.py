@@ -87,7 +87,9 @@ class Selection:
         Further copies of a class stand behind the slot of the column before them.
         Raises ValueError where kept classes occur unequally often and the order changes.
         """
-        there = set(np.unique(ids).tolist())
+        if self.identity:
+            return np.arange(len(ids))
+        there = set(np.flatnonzero(np.bincount(ids[ids != NONE])).tolist())
         if self.repeated & there:
             return self._repeat(ids, there)
         present = [c for c in self.order if c in there]
@@ -157,7 +159,7 @@ def _in_runs(places: dict[int, Ints]) -> bool:
 def copies(take: Ints) -> Ints:
     """Of each new position, how many before it are copies of the same old one."""
     result = np.zeros(len(take), np.int64)
-    if len(np.unique(take)) == len(take):
+    if np.bincount(take).max(initial=0) <= 1:
         return result
     seen: dict[int, int] = {}
     for q, p in enumerate(take.tolist()):

@@ -18,7 +18,7 @@ import numpy as np
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.model import captures
-from onnx_headcut.provenance import MOVING, Flow
+from onnx_headcut.provenance import MOVING, NOTHING, Flow
 from onnx_headcut.pull import Pulled, pull
 
 if TYPE_CHECKING:
@@ -176,14 +176,15 @@ def groups_of(flow: Flow, value: str) -> list[Group]:
 def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
     origin = flow.origins[value]
     known, kinds = flow.channels(origin.numbers), len(flow.histories)
-    key = np.where(known < 0, -1, (known >> flow.bits) * kinds + origin.history)
+    key = (known >> flow.bits) * kinds + origin.history
+    key[known < 0] = NOTHING
     columns = np.moveaxis(key, axis, 0).reshape(key.shape[axis], -1)
     channels = np.moveaxis(known, axis, 0).reshape(columns.shape)
     cuts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
     expected = flow.is_summed(value)
     groups: list[Group] = []
     for start, stop in pairwise([0, *cuts.tolist(), len(columns)]):
-        keys = {int(k) for k in np.unique(columns[start]) if k >= 0}
+        keys = {k for k in set(columns[start].tolist()) if k != NOTHING}
         if not keys:
             continue
         inside = channels[start:stop]

@@ -349,8 +349,10 @@ class Flow:
 
     def channels(self, numbers: Array) -> Array:
         """Channel of each element, numbered over all leaves: leaf, then ``bits`` (-1: none)."""
-        known = self.leaf(numbers) << self.bits | numbers & ((1 << self.bits) - 1)
-        return np.where(numbers < 0, -1, known)
+        first = self._leaf_of_place << self.bits
+        known: Array = first[numbers >> self.bits] | (numbers & ((1 << self.bits) - 1)).astype(np.int32)
+        known[numbers < 0] = NOTHING
+        return known
 
     def is_summed(self, value: str) -> bool:
         """Whether the elements of ``value`` are summed up, as for an expected value."""
@@ -359,9 +361,15 @@ class Flow:
 
     def leaf(self, numbers: Array) -> Array:
         """Leaf number of each element (-1: none)."""
-        starts = np.array([leaf.start for leaf in self.leaves], numbers.dtype)
-        index = np.searchsorted(starts, numbers >> self.bits, side="right") - 1
-        return np.where(numbers < 0, -1, index)
+        known: Array = self._leaf_of_place[numbers >> self.bits]
+        known[numbers < 0] = NOTHING
+        return known
+
+    @cached_property
+    def _leaf_of_place(self) -> Array:
+        """Number of the leaf (int32) for each place; they are numbered leaf by leaf."""
+        places = [leaf.places for leaf in self.leaves]
+        return np.repeat(np.arange(len(places), dtype=np.int32), places)
 
     def is_channel_axis(self, numbers: Array, axis: int) -> bool:
         """Whether only the channel changes along ``axis``, never the place in the picture."""

@@ -151,7 +151,7 @@ class _Walk:
         if shape is None:
             self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
             return
-        numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+        numbers = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
         rest = [self.scope.old(n).value for n in node.input[1:]]
         if any(v is None and name for v, name in zip(rest, node.input[1:], strict=True)):
             self._refuse(node, "it moves class scores by what it finds in the picture")
@@ -185,7 +185,7 @@ class _Walk:
         maker = self.scope.index.node_of(node.input[0])
         least = 2 if maker is not None and "max" in maker.op_type else 3
         outer = len(unseen) == 1 and unseen[0] in {0, n - 1} and n >= least
-        if not outer or (labels.ids == NONE).any() or len(np.unique(labels.ids)) != n:
+        if not outer or (labels.ids == NONE).any() or len(set(labels.ids.tolist())) != n:
             return
         readers = [self.scope.graph.node[i] for i in self.scope.index.consumers[node.input[0]]]
         same = all(r.op_type == "Shape" or (r.op_type, r.input, r.attribute)

@@ -49,6 +49,8 @@ def movement(view: View) -> Outcome:
     wanted = [kept(view, o, m, numbers.size) for o, m in zip(before, marks, strict=True)]
     if all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
         return Outcome(marks)
+    if view.sel.identity:
+        return Outcome(marks)
     left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
     if all(w is None or w.size or not o.size for w, o in zip(wanted, before, strict=True)):
         proposals = [[], *PROPOSALS.get(view.op, nothing)(view, labels, before, marks)]
@@ -97,8 +99,9 @@ def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) 
     """The mark of an output, from the classes of the elements that came there."""
     if numbers.size == 0:
         return None
-    stride = int(np.prod(shape[labels.axis + 1 :]))
-    classes = labels.ids[(numbers // stride) % shape[labels.axis]]
+    along = [-1 if a == labels.axis else 1 for a in range(len(shape))]
+    spread = np.broadcast_to(labels.ids.astype(np.int32).reshape(along), shape)
+    classes = spread.ravel()[numbers]
     if (numbers == FILL).any():
         classes = beside_padding(np.where(numbers == FILL, NONE - 1, classes))
     axes = [a for a in range(classes.ndim) if varies(classes, a)]
@@ -107,8 +110,8 @@ def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) 
         return None if cls == NONE else Whole(cls)
     if len(axes) > 1:
         view.refuse(f"classes would lie on axes {axes} of its output at once")
-    along: Ints = np.moveaxis(classes, axes[0], 0).reshape(classes.shape[axes[0]], -1)[:, 0]
-    return Labels(axes[0], np.ascontiguousarray(along))
+    line = classes[tuple(slice(None) if a == axes[0] else 0 for a in range(classes.ndim))]
+    return Labels(axes[0], line.astype(np.int64))
 
 
 def beside_padding(classes: Array) -> Array:
@@ -123,10 +126,12 @@ def beside_padding(classes: Array) -> Array:
 
 def varies(classes: Array, axis: int) -> bool:
     """Whether ``classes`` changes along ``axis`` anywhere."""
-    if classes.shape[axis] == 1:
+    if classes.shape[axis] == 1 or not classes.size:
         return False
-    first = classes.take([0], axis)
-    return bool((classes != first).any())
+    line = classes[tuple(slice(None) if a == axis else 0 for a in range(classes.ndim))]
+    if (line != line[0]).any():  # mostly enough to see it
+        return True
+    return bool((classes != classes[(slice(None),) * axis + (slice(0, 1),)]).any())
 
 
 def kept(view: View, numbers: Array, mark: Mark | None, size: int) -> Array | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
@@ -26,6 +28,11 @@ _PACKED = {
     bits: {getattr(TensorProto, n) for n in names if hasattr(TensorProto, n)}
     for bits, names in {4: ("INT4", "UINT4", "FLOAT4E2M1"), 2: ("INT2", "UINT2")}.items()
 }
+_AS_STORED = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8,
+     TensorProto.INT32, TensorProto.INT64}
+)  # fmt: skip
+"""Types of which a file holds the bytes that numpy works with (on little-endian machines)."""
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -63,13 +70,16 @@ def subgraphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 def to_array(tensor: TensorProto, folder: Path | None) -> Array:
     """Give a stored tensor's value, read from the file that holds it where it is not in memory."""
-    if lean.note_of(tensor) is not None:
-        tensor = lean.fill(tensor)
-    elif uses_external_data(tensor):
-        where = range_of(tensor, folder)
-        tensor = lean.without_note(tensor)
-        tensor.raw_data = where.read()
-    return numpy_helper.to_array(tensor)
+    note = lean.note_of(tensor)
+    if note is None and not uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    where = range_of(tensor, folder) if note is None else note[0]
+    if tensor.data_type in _AS_STORED and sys.byteorder == "little":
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        return np.frombuffer(where.read(), dtype).reshape(tuple(tensor.dims))
+    full = lean.without_note(tensor)
+    full.raw_data = where.read()  # of the typed fields, lean leaves those in _AS_STORED alone
+    return numpy_helper.to_array(full)
 
 
 def with_data_of(like: TensorProto, new: TensorProto) -> TensorProto:
