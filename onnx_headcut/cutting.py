@@ -26,6 +26,7 @@ from onnx_headcut.classes import (
     read_cut_metadata,
     resolve,
 )
+from onnx_headcut.classes.record import FITTED, fronts_of
 from onnx_headcut.edits import Begin
 from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.facts import Fact, of_type
@@ -422,6 +423,13 @@ class Subject:
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
+    props = {p.key: p.value for p in known.analysis.source.proto.metadata_props}
+    if scores == "renormalized" and fronts_of(props):
+        raise UsageError(
+            "the model was cut with --scores exact: its heads still hold the classes that went, and "
+            "a cut in the heads would normalise over these, too",
+            advice="say --scores exact again, or cut the original",
+        )
     new = onnx.ModelProto()
     new.CopyFrom(proto)
     return new
@@ -438,8 +446,9 @@ def _applied(
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
-        existing, known.classes, wanted, source_sha256=source.sha256, version=__version__
-    )
+        existing, known.classes, wanted, source_sha256=source.sha256, version=__version__,
+        fronts=sorted(applied.whole.values()),
+    )  # fmt: skip
     if known.plugins:
         new["onnx_headcut.plugins"] = json.dumps(known.plugins, ensure_ascii=False)
     _set_metadata(proto, new)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.classes.record import fronts_of
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.front import behind
@@ -55,7 +56,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     walk.back(value, labels, activated=False, top=True)
     if not walk.result.sites:
         walk.result.sites.append(site_of(value, labels, "none"))
-        walk.result.fronts.append(behind(value, labels, ""))
+        walk.result.fronts.append(behind(*(walk.pick or (value, labels)), ""))
     return walk.result
 
 
@@ -69,6 +70,10 @@ class _Walk:
     def __init__(self, analysis: Analysis) -> None:
         self.scope, self.interpreter = analysis.main, analysis.interpreter
         self.result = Pulled()
+        props = {p.key: p.value for p in analysis.source.proto.metadata_props}
+        self.picks = fronts_of(props)
+        """Where a former cut picks its columns behind whole heads; the others are no background."""
+        self.pick: tuple[str, Labels] | None = None
         self.seen: dict[str, Labels] = {}
 
     def back(self, value: str, labels: Labels, *, activated: bool, top: bool = False) -> None:
@@ -78,6 +83,8 @@ class _Walk:
         if known is not None and known.same(labels):
             return
         self.seen[value] = labels
+        if value in self.picks:
+            self.pick = value, labels
         at = self.scope.index.producer.get(value)
         if at is None:
             return  # a constant part: anchors beside scores
@@ -89,7 +96,8 @@ class _Walk:
             if kind == "softmax":
                 self._note_unread(node, value, labels)
             self.result.sites.append(site_of(node.input[0], labels, kind))
-            self.result.fronts.append(behind(value, labels, node.op_type))
+            self.result.fronts.append(behind(*(self.pick or (value, labels)), node.op_type))
+            self.pick = None
             self.back(node.input[0], labels, activated=True)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)
@@ -175,6 +183,8 @@ class _Walk:
         n = len(labels.ids)
         if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
             self.result.wider.append((value, labels.axis, n))
+        if self.picks:
+            return
         elif len(unread) and len(np.unique(labels.ids)) > 2:
             self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
 
@@ -184,7 +194,7 @@ class _Walk:
         n = len(labels.ids)
         maker = self.scope.index.node_of(node.input[0])
         least = 2 if maker is not None and "max" in maker.op_type else 3
-        outer = len(unseen) == 1 and unseen[0] in {0, n - 1} and n >= least
+        outer = not self.picks and len(unseen) == 1 and unseen[0] in {0, n - 1} and n >= least
         if not outer or (labels.ids == NONE).any() or len(set(labels.ids.tolist())) != n:
             return
         readers = [self.scope.graph.node[i] for i in self.scope.index.consumers[node.input[0]]]

@@ -22,10 +22,12 @@ from onnx_headcut.classes.names import (
 from onnx_headcut.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _PREFIX = "onnx_headcut."
 _SCORES = f"{_PREFIX}scores"
+FITTED = f"{_PREFIX}fitted"
+"""The entry that says to what a background was fitted."""
 _RECORD = "record of a former cut"
 _ADVICE = (
     f"Remove the entries that start with {_PREFIX!r} from the model's metadata, or cut the "
@@ -80,13 +82,16 @@ def cut_metadata(
     *,
     source_sha256: str,
     version: str,
+    fronts: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return the metadata of the model that is ``classes`` cut by ``class_map``.
 
     Lists of class names in it are rewritten in their own form, and left out where it is not known
     whose names they are; the cut is recorded; all else stays. It depends on the arguments only.
+    ``fronts`` are the tensors at which exact scores are picked.
     """
-    metadata = {k: v for k, v in existing.items() if k not in {f"{_PREFIX}map", _SCORES}}
+    former = {f"{_PREFIX}map", FITTED, _SCORES, f"{_PREFIX}fronts"}
+    metadata = {k: v for k, v in existing.items() if k not in former}
     after = classes.mapped(class_map)
     for key in METADATA_KEYS:
         entries = entries_of(metadata.get(key, ""))
@@ -114,7 +119,7 @@ def cut_metadata(
     if not class_map.plain:
         record["map"] = class_map.to_json()
     if class_map.exact:
-        record["scores"] = "exact"
+        record |= {"scores": "exact", "fronts": json.dumps(fronts)}
     return metadata | {f"{_PREFIX}{key}": value for key, value in record.items()}
 
 
@@ -150,15 +155,22 @@ def read_cut_metadata(metadata: Mapping[str, str]) -> CutRecord | None:
         names=tuple(names),
         background=ids[0] if ids else None,
         map=found,
-        exact=_is_exact(metadata),
+        exact=bool(fronts_of(metadata)),
     )
 
 
-def _is_exact(metadata: Mapping[str, str]) -> bool:
-    said = metadata.get(_SCORES, "renormalized")
-    if said not in {"renormalized", "exact"}:
-        raise _malformed("scores", f"is {said!r}, not 'exact'")
-    return said == "exact"
+def fronts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Where a former cut picks its columns behind whole heads; nowhere, if it cut these.
+
+    Raises InputError for entries that say neither.
+    """
+    said = metadata.get(_SCORES)
+    if said is None:
+        return ()
+    fronts = _list(metadata, "fronts")
+    if said != "exact" or not fronts or not all(isinstance(name, str) for name in fronts):
+        raise _malformed("scores", f"is {said!r}, for tensors {fronts!r}")
+    return tuple(fronts)
 
 
 def _entry(metadata: Mapping[str, str], key: str) -> str:
