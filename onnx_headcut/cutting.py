@@ -376,6 +376,13 @@ def applied_to(
     scores: Scores, merge: Merge | None, wanted: ClassMap, known: Understood
 ) -> ClassMap:
     """``wanted`` to be applied in the heads, or behind the activation."""
+    props = {p.key: p.value for p in known.analysis.source.proto.metadata_props}
+    if scores == "renormalized" and fronts_of(props):
+        raise UsageError(
+            "the model was cut with --scores exact: its heads still hold the classes that went, and "
+            "a cut in the heads would normalise over these, too",
+            advice="say --scores exact again, or cut the original",
+        )
     if scores == "exact":
         return exact_map(wanted, known.located.fronts, merge)
     if merge is not None:
@@ -423,13 +430,6 @@ class Subject:
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
-    props = {p.key: p.value for p in known.analysis.source.proto.metadata_props}
-    if scores == "renormalized" and fronts_of(props):
-        raise UsageError(
-            "the model was cut with --scores exact: its heads still hold the classes that went, and "
-            "a cut in the heads would normalise over these, too",
-            advice="say --scores exact again, or cut the original",
-        )
     new = onnx.ModelProto()
     new.CopyFrom(proto)
     return new
