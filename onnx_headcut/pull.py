@@ -179,12 +179,12 @@ class _Walk:
 
     def _note_unread(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
         """Note a softmax of which one outer column goes nowhere: it is over that column, too."""
+        if self.picks:
+            return
         unread = np.flatnonzero(labels.ids < 0)
         n = len(labels.ids)
         if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
             self.result.wider.append((value, labels.axis, n))
-        if self.picks:
-            return
         elif len(unread) and len(np.unique(labels.ids)) > 2:
             self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
 
