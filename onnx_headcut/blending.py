@@ -19,7 +19,7 @@ import numpy as np
 from onnx import helper
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import PASSING, is_fixed
+from onnx_headcut.demand import PASSING, is_fixed, is_stored
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import Labels
@@ -60,7 +60,8 @@ def blended(
 ) -> Plan:
     """``plan`` with the map's values in the edits of its score heads; as it is for a selection.
 
-    ``given`` are rows computed elsewhere. Right after `make_plan` with the map's selection, whose
+    ``given`` are rows computed elsewhere; where they are missing, their places begin with zeros, for
+    plans that are looked at and not applied. Right after `make_plan` with the map's selection, whose
     marks it reads. Raises GraphRefused where a sum of rows is not the sum of scores.
     """
     if not class_map.blended:
@@ -75,6 +76,25 @@ def blended(
         _, found = ed.node_at(graph, edit.place)
         steps.append(Step(found.name or found.output[0], found.op_type, edit.describe()))
     return replace(plan, edits=tuple(edits.values()), steps=tuple(steps))
+
+
+def biases_behind(
+    plan: Plan, analysis: Analysis, located: Located, class_map: ClassMap
+) -> dict[int, list[tuple[int, int, int, Ints]]]:
+    """By head, what is added behind its node: node, input, axis and the classes along it.
+
+    Right after `make_plan`, as `blended`, and with what that refuses.
+    """
+    edits = {edit.key: edit for edit in plan.edits}
+    found = {}
+    for node, labels in located.heads.items():
+        head = _Head(analysis, located, class_map, edits, node)
+        found[node] = [
+            (stored.edit.place[0], stored.edit.input, stored.edit.axis, grid.ids)
+            for stored, grid in head.biases(head.grid(labels.ids))
+            if stored.edit.place != (node,)
+        ]
+    return found
 
 
 @dataclass(frozen=True)
@@ -139,15 +159,13 @@ class _Head:
         form = plain(self.node)
         if form is not None and (form.activation or "Fused" not in self.node.op_type):
             self._refuse(self.node, "it computes with integers, or activates what it computes", EXACT)
-        grid = self._grid(labels.ids)
+        grid = self.grid(labels.ids)
         weights = self._weights()
-        biases = self._biases(grid)
+        biases = self.biases(grid)
         if not biases and any(row.new for row in self.map.rows):
             self._begin(grid, given)
         for j in self.map.blended:
             row, values = self.map.rows[j], given.get((self.value, j))
-            if row.start is not None and row.start.kind == "given" and values is None:
-                self._refuse(self.node, f"no values were given for new column {j}", "")
             self._fill(weights, grid, j, self._row(row, j, values, weights), "weight")
             for number, (bias, axis_grid) in enumerate(biases):
                 make = self._bias(row, values, axis_grid, number)
@@ -183,7 +201,7 @@ class _Head:
         self.edits[known.key] = ed.Blend(known.place, known.input, known.axis, known.take, made,
                                          tuple(grid.ids.tolist()), role)  # fmt: skip
 
-    def _grid(self, ids: Ints) -> _Grid:
+    def grid(self, ids: Ints) -> _Grid:
         selection = self.map.selection
         take = selection.take(ids)
         grid = _Grid(ids, take, selection.columns_at(ids, take))
@@ -232,7 +250,7 @@ class _Head:
                 return None
             place, slot = (maker,), 0
 
-    def _biases(self, grid: _Grid) -> list[tuple[_Stored, _Grid]]:
+    def biases(self, grid: _Grid) -> list[tuple[_Stored, _Grid]]:
         """Biases of the head itself, and those that are added on the way to the activation."""
         found = []
         if len(self.node.input) > 2 and self.node.input[2]:
@@ -255,10 +273,23 @@ class _Head:
             mark = self.scope.mark(node.output[0])
             if len(slots) != 1 or not isinstance(mark, Labels):
                 self._refuse(node, "scores of two heads are added here", EXACT)
-            stored = self._stored(number, slots[0])
+            stored = self._stored(number, slots[0]) or self._unchanged(number, slots[0], mark)  # type: ignore[arg-type]
             if stored is not None:
-                found.append((stored, self._grid(mark.ids)))  # type: ignore[union-attr]
+                found.append((stored, self.grid(mark.ids)))  # type: ignore[union-attr]
         return found
+
+    def _unchanged(self, number: int, slot: int, labels: Labels) -> _Stored | None:
+        """A bias that a map with all columns in their old places leaves as it is, so far."""
+        node = self.scope.graph.node[number]
+        shape, behind = (self.scope.old(n).shape for n in (node.input[slot], node.output[0]))
+        axis, extent = labels.axis - len(behind or ()) + len(shape or ()), len(labels.ids)
+        if shape is None or axis < 0 or shape[axis] != extent or extent == 1:
+            return None
+        if not is_stored(self.scope, node.input[slot]):
+            self._refuse(node, "its bias is not stored as it is", EXACT)
+        edit = ed.Select((number,), slot, axis, np.arange(extent))
+        self.edits[edit.key] = edit
+        return _Stored(edit, None)
 
     def _between(self) -> list[int]:
         """Nodes on the way from the head to the sites, in order."""

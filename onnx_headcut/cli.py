@@ -77,7 +77,15 @@ Keep = Annotated[
     typer.Option(
         metavar="SPEC",
         help="Classes to keep, in their new order: names and ids separated by commas, ranges such "
-        "as 1-8, or @FILE. Ids are the head's own columns. The background stays by itself.",
+        "as 1-8, or @FILE. Ids are the head's own columns. The background stays by itself. Also "
+        "vehicle=car|truck to merge, drone=new to add, auto=car to rename, random 8; all of it is "
+        "in docs/classes.md.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N", min=0, help="Of what SPEC draws: random classes and new weights. It is recorded."
     ),
 ]
 Labels = Annotated[
@@ -203,6 +211,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     input_shape: InputShape = None,
     plugin: Plugin = None,
     ids: Ids = "compact",
+    seed: Seed = 0,
     provider: Provider = "auto",
     input_: Input = None,
     image: Image = None,
@@ -238,6 +247,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     feeds = feeds_of(input_, image, None if images and not image else preprocess)
     arguments: dict[str, Any] = {
         "ids": ids_of(ids),
+        "seed": seed,
         "provider": provider,
         "validation": not no_validate,
         "force": force,
@@ -299,6 +309,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     input_shape: InputShape = None,
     plugin: Plugin = None,
     ids: Ids = "compact",
+    seed: Seed = 0,
     provider: Provider = "auto",
     input_: Input = None,
     image: Image = None,
@@ -326,6 +337,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
             keep,
             **reading,
             ids=ids_of(ids),
+            seed=seed,
             provider=provider,
             feeds=hc.Feeds(**feeds) if feeds else None,
             tolerances=tolerances.parse(tolerance),

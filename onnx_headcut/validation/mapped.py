@@ -119,12 +119,23 @@ class Chunk:
     def expected(self, site: Site, scores: Array) -> Array:
         """The chunk's known columns, made of an original's scores: float64 [others, times, n]."""
         source = spread(site, scores, self.total)
-        return np.stack([combined(row, source) for row in self._known()], -1)
+        made = [combined(row, source) for row in self._known()]
+        return np.stack(made, -1) if made else source[..., :0]
 
     def found(self, cut: Site, scores: Array) -> Array:
         """The same columns as the cut has them."""
         own = spread(cut, scores, self.total + len(self.rows))
         return own[..., [row.template for row in self._known()]]
+
+    @property
+    def plain(self) -> npt.NDArray[np.bool_]:
+        """Which of those columns are the original's as they are."""
+        return np.array([row.plain for row in self._known()], bool)
+
+    def slots(self, site: Site, scores: Array) -> Array:
+        """What a site has in the templates' places, the original's or the cut's."""
+        own = spread(site, scores, self.total + len(self.rows))
+        return own[..., [self.rows[j].template for j in self.columns]]
 
     def fresh(self, cut: Site, scores: Array) -> Array:
         """Scores of the cut's columns with new weights."""

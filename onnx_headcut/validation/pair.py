@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import weakref
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +15,19 @@ import numpy.typing as npt
 import onnx
 
 from onnx_headcut.errors import HeadcutError, ProviderError
+from onnx_headcut.labels import NONE
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.excite import Exciter, places
 from onnx_headcut.validation.integers import quantizes
-from onnx_headcut.validation.reference import Runner, State, Twin, never, raw_name
+from onnx_headcut.validation.reference import (
+    Runner,
+    State,
+    Twin,
+    as_probabilities,
+    is_probability,
+    never,
+    raw_name,
+)
 from onnx_headcut.validation.runtime import Session, open_session, read_placement
 from onnx_headcut.validation.verdict import Where
 
@@ -164,26 +174,34 @@ class Pair:
 
     def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
         """Run both tails with a pattern per site; the original's dropped classes are masked."""
+        patterns = self._felt(patterns)
+        got = guard(lambda: self.cut.run(self.cut_state, *self._mask_cut(patterns, gain)))
         if gain and self.chunk is not None:
-            reference, _ = self._made(patterns)
+            reference, _ = self._made(patterns, self._cut_scores(got))
         else:
-            reference = self.original.run(self.state, self._mask(patterns), gain)
-        return reference, guard(lambda: self.cut.run(self.cut_state, self._mask_cut(patterns), gain))
+            reference = self.original.run(self.state, *self._mask(patterns, gain))
+        return reference, got
 
     def run_original(self, patterns: Sequence[Array], *, masked: bool = False) -> Values:
         """Run the original's tail alone."""
-        return self.original.run(self.state, self._mask(patterns) if masked else patterns, 0.0)
+        patterns = self._felt(patterns)
+        fed = self._mask(patterns, 0.0) if masked else (patterns, 0.0)
+        return self.original.run(self.state, *fed)
 
     def run_cut(self, patterns: Sequence[Array]) -> Values:
         """Run the cut's tail alone."""
-        return guard(lambda: self.cut.run(self.cut_state, self._mask_cut(patterns), 0.0))
+        fed = self._mask_cut(self._felt(patterns), 0.0)
+        return guard(lambda: self.cut.run(self.cut_state, *fed))
 
-    def masked(self) -> tuple[Values, list[Array]]:
-        """Run the reference: outputs, and the scores at the sites (behind masked ones, too)."""
+    def masked(self, cut_scores: Sequence[Array]) -> tuple[Values, list[Array]]:
+        """Run the reference: outputs, and the scores at the sites (behind masked ones, too).
+
+        ``cut_scores`` are the cut's at its sites, for classes of which only the cut knows.
+        """
         patterns = [self.columns.pattern() for _ in self.original.sites]
         if self.chunk is not None:
-            return self._made(patterns)
-        values = self.original.run(self.state, self._mask(patterns), 1.0)
+            return self._made(patterns, cut_scores)
+        values = self.original.run(self.state, *self._mask(patterns, 1.0))
         return values, self._scores(values)
 
     def _scores(self, values: Values) -> list[Array]:
@@ -192,34 +210,69 @@ class Pair:
             for site in self.original.sites
         ]
 
-    def _made(self, patterns: Sequence[Array]) -> tuple[Values, list[Array]]:
+    def _cut_scores(self, values: Values) -> list[Array]:
+        return [
+            values.get(raw_name(site.value), self.cut_state.scores[site.value])
+            for site in self.cut.sites
+        ]
+
+    @cached_property
+    def derived(self) -> frozenset[str]:
+        """Sites whose scores are those of sites before them, and so are mapped with these.
+
+        There a class is "never" once it is so before; scores of a head of its own are not.
+        """
+        nested = self.original.flow.nested
+        if not nested:
+            return frozenset()
+        zero = self.columns.pattern()
+        patterns = [zero if site.value in nested else zero + self.never for site in self.original.sites]
+        values = self.original.run(self.state, patterns, 1.0)
+        found = []
+        for site in self.original.sites:
+            if site.value in nested:
+                raw = np.moveaxis(values[raw_name(site.value)], site.axis, -1)
+                classes = raw[..., np.array(site.ids) != NONE].astype(np.float64)
+                found += [site.value] if (classes <= self.never / 100).all() else []
+        return frozenset(found)
+
+    def _made(
+        self, patterns: Sequence[Array], cut_scores: Sequence[Array]
+    ) -> tuple[Values, list[Array]]:
         """Run the original with the class map's scores in place of its own, plus patterns.
 
         A site behind another one has other scores once the first are replaced: those are mapped in
-        turn, until all are.
+        turn, until all are, unless they are the first ones' scores.
         """
         assert self.chunk is not None  # noqa: S101  (the callers looked)
         scores = self._scores({})
-        cut_scores = [self.cut_state.scores[site.value] for site in self.cut.sites]
         values: Values = {}
         for _ in range(len(self.original.flow.nested) + 1):
             made, gain = self.chunk.written(
                 self.original.sites, scores, self.cut.sites, cut_scores
             )
-            total = [pattern + one for pattern, one in zip(patterns, made, strict=True)]
-            values = self.original.run(self.state, self._mask(total), gain)
+            own = [site.value not in self.derived for site in self.original.sites]
+            summed = [p + m if o else p for p, m, o in zip(patterns, made, own, strict=True)]
+            total, kept = self._mask(summed, gain)
+            values = self.original.run(self.state, total, [kept if o else 1.0 for o in own])
             scores = self._scores(values)
         return values, scores
 
-    def cut_as_it_is(self) -> Values:
-        """The cut's outputs on its own scores; of its part, where a map is looked at in parts."""
-        if not self.columns.extra:
-            return self.deployed_outputs
-        patterns = self._mask([self.columns.pattern() for _ in self.cut.sites])
-        return guard(lambda: self.cut.run(self.cut_state, patterns, 1.0))
+    def cut_as_it_is(self) -> tuple[Values, list[Array]]:
+        """The cut's outputs on its own scores, and these.
 
-    def _mask_cut(self, patterns: Sequence[Array]) -> Sequence[Array]:
-        return self._mask(patterns) if self.columns.extra else patterns
+        Of its part alone, where a map is looked at in parts.
+        """
+        if not self.columns.extra:
+            return self.deployed_outputs, self._cut_scores({})
+        fed = self._mask([self.columns.pattern() for _ in self.cut.sites], 1.0)
+        values = guard(lambda: self.cut.run(self.cut_state, *fed))
+        return values, self._cut_scores(values)
+
+    def _mask_cut(
+        self, patterns: Sequence[Array], gain: float
+    ) -> tuple[Sequence[Array], float | Array]:
+        return self._mask(patterns, gain) if self.columns.extra else (patterns, gain)
 
     def exciter(self, background: int | None) -> Exciter:
         """Make patterns for the sites as large as they are on this input."""
@@ -230,11 +283,23 @@ class Pair:
         """Run both tails with noise in place of all scores."""
         return self.run(self.exciter(None).noise(seed))
 
-    def _mask(self, patterns: Sequence[Array]) -> list[Array]:
+    def _felt(self, patterns: Sequence[Array]) -> list[Array]:
+        """Patterns that are meant for scores before an activation, as each site has its scores."""
+        pairs = zip(self.original.sites, patterns, strict=True)
+        return [as_probabilities(p) if is_probability(s) else p for s, p in pairs]
+
+    def _mask(
+        self, patterns: Sequence[Array], gain: float | Array
+    ) -> tuple[list[Array], float | Array]:
+        """Patterns and gains that make dropped classes "never"."""
+        dropped = list(self.columns.dropped)
         masked = [pattern.copy() for pattern in patterns]
-        for pattern in masked:
-            pattern[..., list(self.columns.dropped)] = self.never
-        return masked
+        for site, pattern in zip(self.original.sites, masked, strict=True):
+            pattern[..., dropped] = 0 if is_probability(site) else self.never
+        if any(site.exact for site in self.original.sites):
+            gain = np.full(self.columns.width, 1, np.float32) * gain
+            gain[dropped] = 0
+        return masked, gain
 
     def meanings(
         self, names: Sequence[str]
@@ -250,7 +315,9 @@ class Pair:
             masked=self.never,
         )
         after = probe.meanings(
-            lambda pattern: guard(lambda: self.cut.run(self.cut_state, [pattern] * count, 0.0)),
+            lambda pattern: guard(
+                lambda: self.cut.run(self.cut_state, self._felt([pattern] * count), 0.0)
+            ),
             lambda seed: noise[seed][1],
             names,
             self.columns,

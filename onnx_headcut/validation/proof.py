@@ -261,15 +261,18 @@ class _Proof:
 
     def _compare_feed(self, pair: Pair, name: str, layout: Layout, sets: Sets | None) -> None:
         """Compare the cut with the masked original, and that with the original as it is."""
-        reference, scores = pair.masked()
+        outputs, cut_scores = pair.cut_as_it_is()
+        reference, scores = pair.masked(cut_scores)
         for site, expected in zip(pair.original.sites, scores, strict=True):
             cut_site = pair.cut.sites[pair.original.sites.index(site)]
-            got = pair.cut_state.scores[cut_site.value]
+            got = cut_scores[pair.original.sites.index(site)]
             if self.chunk is None:
                 layout.compare_site(name, site, expected, got)
+            elif site.value in pair.derived:
+                both = self.chunk.slots(site, expected), self.chunk.slots(cut_site, got)
+                layout.compare_made(name, cut_site.value, *(s.astype(got.dtype) for s in both))
             else:
                 self._compare_made(name, layout, (site, expected), (cut_site, got))
-        outputs = pair.cut_as_it_is()
         layout.compare(name, reference, outputs, pair.steps(deployed=not self.columns.extra))
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
@@ -281,8 +284,11 @@ class _Proof:
         """Compare what a class map makes of the original's scores with the cut's own."""
         assert self.chunk is not None  # noqa: S101  (the caller looked)
         dtype, name = cut[1].dtype, cut[0].value
-        expected = self.chunk.expected(*original).astype(dtype)
-        layout.compare_made(run, name, expected, self.chunk.found(*cut).astype(dtype))
+        expected, found = self.chunk.expected(*original), self.chunk.found(*cut)
+        kept = self.chunk.plain
+        for part, same in ((~kept, False), (kept, cut[0].exact)):
+            both = expected[..., part].astype(dtype), found[..., part].astype(dtype)
+            layout.compare_made(run, name, *both, same=same)
         fresh = self.chunk.fresh(*cut)
         if not np.isfinite(fresh).all():
             self.ledger.fail(f"{name}: scores of new classes are not finite ({run})")
