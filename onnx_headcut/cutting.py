@@ -32,10 +32,11 @@ from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.facts import Fact, of_type
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.front import exact_map
+from onnx_headcut.inlining import drop_uncalled, exhausted, reachable, settled
 from onnx_headcut.labels import Selection
 from onnx_headcut.layout import Layout
 from onnx_headcut.locate import Located, locate
-from onnx_headcut.plan import Plan, dropped_column, make_plan
+from onnx_headcut.plan import Plan, Step, dropped_column, make_plan
 from onnx_headcut.sanity import foreseen
 from onnx_headcut.storage.atomic import write
 from onnx_headcut.storage.external import outside, without_links
@@ -44,9 +45,12 @@ from onnx_headcut.storage.lean import fill_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from onnx_headcut.classes import CutRecord, LabelsLike
+    from onnx_headcut.classes import CutRecord, GivenRows, LabelsLike
     from onnx_headcut.classes.mapping import Merge
+    from onnx_headcut.classes.names import Names
     from onnx_headcut.extensions import PluginLike
+    from onnx_headcut.fitting import Fit, Picture
+    from onnx_headcut.inlining import Inlined
     from onnx_headcut.storage.external import External
     from onnx_headcut.validation import Claims, NewColumn
     from onnx_headcut.validation.inputs import NamedFeed
@@ -105,6 +109,13 @@ class Understood:
     analysis: Analysis
     located: Located
     classes: Classes
+    inlined: Inlined | None = None
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What was found, to compare: how many columns, which heads, what activates them."""
+        located = self.located
+        return located.count, located.activation, tuple(sorted(located.values.values()))
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -128,6 +139,7 @@ class Cut:
     class_map: ClassMap
     verdict: Verdict | None
     output: Path | None
+    fit: Fit | None = None
 
     @property
     def kept(self) -> Classes:
@@ -180,14 +192,33 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     source = model if isinstance(model, files.Source) else files.load(model)
     metadata = {p.key: p.value for p in source.proto.metadata_props}
     names = find_names(options.labels, metadata)
-    analysis = analyse(source, options.input_shapes, extensions.load(options.plugins))
+    rules = extensions.load(options.plugins)
+
+    def study(source: files.Source) -> Analysis:
+        return analyse(source, options.input_shapes, rules)
+
+    def understood(analysis: Analysis) -> Understood:
+        return _understood(analysis, options, names)
+
+    state, known = settled(source, study, understood)
+    if source.proto.functions:
+        # a function may hide what tells classes from boxes: with all of them open, nothing may differ
+        full = exhausted(state, study)
+        if full is not state:
+            everything = understood(study(full.source))
+            if everything.signature != known.signature:
+                state, known = full, everything
+    return replace(known, inlined=state)
+
+
+def _understood(analysis: Analysis, options: Options, names: Names | None) -> Understood:
     expected = sum(1 for n in names.entries if n is not None) if names else None
     layout = Layout.parse(options.layout) if options.layout else None
     located = locate(analysis, count=expected, heads=options.heads, layout=layout)
     make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
     found = dropped_column(analysis, located.count)
     evidence = Evidence(found[0], _background_told(*found)) if found else None
-    record = read_cut_metadata(metadata)
+    record = read_cut_metadata({p.key: p.value for p in analysis.source.proto.metadata_props})
     if evidence is None and record is not None and record.keep:
         evidence = record.evidence
     classes = resolve(
@@ -244,6 +275,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     seed: int = 0,
     scores: Scores = "renormalized",
     merge: Merge | None = None,
+    fit_background: FeedsLike | None = None,
     provider: str = "auto",
     feeds: FeedsLike | None = None,
     validation: bool = True,
@@ -271,14 +303,16 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     ``scores``: "renormalized" makes the cut in the heads, so that a softmax is over what is kept;
     "exact" leaves the heads whole and picks behind the activation, so that each kept score is what
     it was. There, ``merge`` says how merged classes' scores become one: "sum" (the default behind a
-    softmax) or "max" (behind sigmoids).
+    softmax) or "max" (behind sigmoids). ``fit_background`` are pictures to which the background of a
+    softmax is fitted, so that it stands for what is dropped, too: docs/fitted-background.md.
     """
     progress("reading")
     opened: Opened | None = None
     if isinstance(model, Opened):
         opened, source, options = model, model.source, model.options
     else:
-        source = files.load(model, links=follow_links, small=not validation)
+        small = not validation and fit_background is None
+        source = files.load(model, links=follow_links, small=small)
         options = Options(labels, background, tuple(heads), input_shapes or {}, layout, tuple(plugins))
     if not dry_run:
         source.start_hashing()
@@ -286,24 +320,35 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     if target is not None and not dry_run:
         files.prepare_output(target, source.path, force=force)
     inputs = _read_feeds(feeds, source)
+    pictures = None if fit_background is None else _read_pictures(fit_background, source)
+    fit: Fit | None = None
     progress("planning")
     with foreseen():
         known = opened.known if opened is not None else understand(source, options)
+        written, source = source, known.analysis.source  # the same, with calls inlined
         wanted = applied_to(scores, merge, parse_map(keep, known.classes, seed=seed), known)
+        if pictures is not None:
+            wanted = _to_be_fitted(wanted, known)
         plan = _planned(known, wanted, ids)
         before = figures(known.analysis, known.located)
         if dry_run:
             return Cut(source.proto, plan, before, before, known.classes, wanted, None, None)
+        if pictures is not None:
+            fit, plan = _fitted(source, known, wanted, plan, pictures, provider, progress)
         progress("cutting")
         keep_original = opened is not None or source.path is None or validation
-        proto, applied = _applied(source, known, plan, wanted, copy=keep_original)
+        proto, applied = _applied(source, known, plan, wanted, fit, copy=keep_original)
         after = figures(known.analysis, known.located, proto)
-    verdict = None
-    if validation:
+    verdict = None if fit is None else _doubt(fit, known.classes)
+    if validation and verdict is None:
         progress("validating")
-        subject = Subject(source, proto, plan, wanted, applied, source, known.plugins)
+        subject = Subject(source, proto, plan, wanted, applied, source, known.plugins,
+                          written.proto, known.inlined)  # fmt: skip
         verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
-    result = Cut(proto, plan, before, after, known.classes, wanted, verdict, target)
+        verdict = verdict if fit is None else _noted(verdict, fit, known.classes)
+    result = Cut(proto, plan, before, after, known.classes, wanted, verdict, target, fit)
+    if wanted.identity and written is not source:
+        result = replace(result, lean=_copy(written.proto))
     if target is not None and result.exit_code == 0:
         progress("writing")
         _write(result, source, target, external_data, progress)
@@ -343,6 +388,7 @@ def validate(  # noqa: PLR0913
     progress("planning")
     with foreseen():
         known = understand(source, options)
+        written, source = source, known.analysis.source  # the same, with calls inlined
         record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
         if keep is None:
             if record is None:
@@ -359,7 +405,8 @@ def validate(  # noqa: PLR0913
     progress("validating")
     # what another tool made is held against the original by its numbers alone
     applied = None if record is None else apply(_copy(source.proto), plan.edits, source.folder)
-    subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins)
+    subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins,
+                      written.proto, known.inlined)  # fmt: skip
     return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
 
@@ -393,17 +440,56 @@ def applied_to(
     return wanted
 
 
-def _planned(known: Understood, wanted: ClassMap, ids: Ids) -> Plan:
+def _planned(
+    known: Understood, wanted: ClassMap, ids: Ids, given: GivenRows | None = None
+) -> Plan:
     """The plan of a class map: the structure by its selection, the values by its rows."""
-    if ids == "original" and wanted.blended:
+    if ids == "original" and any(wanted.order[j] != wanted.background for j in wanted.blended):
         raise UsageError(
             "--ids original: merged and new classes have no id in the original",
             advice="leave --ids away; new ids are the columns of the cut model",
         )
     if wanted.exact:
-        return make_plan(known.analysis, known.located, wanted.selection, ids, exact=wanted)
-    plan = make_plan(known.analysis, known.located, wanted.selection, ids)
-    return blended(plan, known.analysis, known.located, wanted)
+        plan = make_plan(known.analysis, known.located, wanted.selection, ids, exact=wanted)
+        return _told(plan, known)
+    plan = _told(make_plan(known.analysis, known.located, wanted.selection, ids), known)
+    return blended(plan, known.analysis, known.located, wanted, given)
+
+
+def _to_be_fitted(wanted: ClassMap, known: Understood) -> ClassMap:
+    from onnx_headcut.fitting import calibration  # noqa: PLC0415  (its pictures are run)
+
+    return calibration.with_background_given(wanted, known.located.activation)
+
+
+def _fitted(  # noqa: PLR0913, PLR0917
+    source: files.Source,
+    known: Understood,
+    wanted: ClassMap,
+    plan: Plan,
+    pictures: Sequence[Picture],
+    provider: str,
+    progress: Progress,
+) -> tuple[Fit, Plan]:
+    """A background fitted to pictures, and the plan with its values."""
+    from onnx_headcut.fitting import calibration  # noqa: PLC0415
+
+    proto, folder = _runnable(source.proto, source)
+    original = calibration.Original(proto, folder, known.analysis, known.located)
+    fit = calibration.fit_for(original, wanted, plan, pictures, provider, progress)
+    return fit, _planned(known, wanted, "compact", calibration.given_rows(fit, wanted))
+
+
+def _doubt(fit: Fit, classes: Classes) -> Verdict | None:
+    from onnx_headcut.fitting import calibration  # noqa: PLC0415
+
+    return calibration.doubt(fit, [classes.name(c) for c in range(classes.count)])
+
+
+def _noted(verdict: Verdict, fit: Fit, classes: Classes) -> Verdict:
+    from onnx_headcut.fitting import calibration  # noqa: PLC0415
+
+    return calibration.noted(verdict, fit, [classes.name(c) for c in range(classes.count)])
 
 
 def _recorded(record: CutRecord, classes: Classes) -> ClassMap:
@@ -412,6 +498,13 @@ def _recorded(record: CutRecord, classes: Classes) -> ClassMap:
     if found.count != classes.count or any(c >= classes.count for c in found.order):
         raise InputError("the cut model's metadata name columns that the original lacks")
     return found
+
+
+def _told(plan: Plan, known: Understood) -> Plan:
+    """The plan with the calls that were inlined for it."""
+    calls = known.inlined.calls if known.inlined else ()
+    steps = [Step(node, op, f"inlined: {n} nodes in its place") for node, op, n in calls]
+    return replace(plan, steps=(*steps, *plan.steps))
 
 
 @dataclass(frozen=True)
@@ -427,6 +520,9 @@ class Subject:
     """Where the cut model's external data are."""
     plugins: tuple[str, ...] = ()
     """Those from outside whose rules the model's ops have."""
+    written: onnx.ModelProto | None = None
+    """The original with all its calls of local functions."""
+    inlined: Inlined | None = None
 
 
 def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -436,13 +532,15 @@ def _copy(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _applied(
-    source: files.Source, known: Understood, plan: Plan, wanted: ClassMap, *, copy: bool
+    source: files.Source, known: Understood, plan: Plan, wanted: ClassMap, fit: Fit | None, *,
+    copy: bool,
 ) -> tuple[onnx.ModelProto, Applied]:
     """The edited protobuf with its shapes and metadata renewed."""
     proto = _copy(source.proto) if copy else source.proto
     if wanted.identity:
         return proto, Applied()
     applied = apply(proto, plan.edits, source.folder)
+    drop_uncalled(proto, reachable(source.proto))
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
@@ -451,6 +549,8 @@ def _applied(
     )  # fmt: skip
     if known.plugins:
         new["onnx_headcut.plugins"] = json.dumps(known.plugins, ensure_ascii=False)
+    if fit is not None:
+        new[FITTED] = fit.to_json()
     _set_metadata(proto, new)
     return proto, applied
 
@@ -496,6 +596,16 @@ def _read_feeds(
     return feeds.read(source.proto) if isinstance(feeds, Feeds) else feeds
 
 
+def _read_pictures(feeds: FeedsLike, source: files.Source) -> list[Picture]:
+    """Pictures to fit to, which are read one by one as they are needed."""
+    from onnx_headcut.fitting.pictures import one_by_one, pictures_of  # noqa: PLC0415
+
+    if not isinstance(feeds, Feeds):
+        return one_by_one(feeds, source.proto)
+    paths = [Path(path) for path in (*feeds.images, *([] if feeds.arrays is None else [feeds.arrays]))]
+    return pictures_of(paths, source.proto, feeds.preprocess)
+
+
 def _validate(
     subject: Subject,
     provider: str,
@@ -511,6 +621,11 @@ def _validate(
     plan = subject.plan
     original, original_dir = _runnable(subject.source.proto, subject.source)
     cut_proto, cut_dir = _runnable(subject.proto, subject.home)
+    settings = Settings(
+        shapes={name: tuple(dims) for name, dims in input_shapes.items()},
+        ids=ids,
+        tolerances={name: Tolerance(*pair) for name, pair in (tolerances or {}).items()},
+    )
     verdict = hold(
         original,
         cut_proto,
@@ -521,15 +636,17 @@ def _validate(
         rows=_new_columns(subject.class_map),
         feeds=feeds,
         provider=provider,
-        settings=Settings(
-            shapes={name: tuple(dims) for name, dims in input_shapes.items()},
-            ids=ids,
-            tolerances={name: Tolerance(*pair) for name, pair in (tolerances or {}).items()},
-        ),
+        settings=settings,
         claims=_claims(subject),
         original_dir=original_dir,
         cut_dir=cut_dir,
     )
+    if subject.inlined is not None and subject.inlined.calls and subject.written is not None:
+        from onnx_headcut.validation.inlined import with_inlining  # noqa: PLC0415
+
+        verdict = with_inlining(verdict, subject.written, subject.source.proto,
+                                claims=subject.inlined.claims, folder=original_dir, provider=provider,
+                                feeds=feeds, settings=settings)  # fmt: skip
     return replace(verdict, plugins=subject.plugins)
 
 
@@ -580,6 +697,10 @@ def _claims(subject: Subject) -> Claims | None:
         whole=subject.applied.whole,
         values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers}),
         metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
+        functions=frozenset(
+            f"{domain}::{name}"
+            for domain, name in reachable(subject.source.proto) - reachable(subject.proto)
+        ),
         mixtures=tuple(
             Mixture(name, source, 0, edit.ids, "bias") if isinstance(edit, Begin)
             else Mixture(name, source, edit.axis, edit.ids, edit.role)

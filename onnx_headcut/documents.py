@@ -35,6 +35,7 @@ def of_cut(result: Cut, *, dry_run: bool) -> dict[str, Any]:
         },
         "plan": result.plan.to_json(),
         "notes": list(result.plan.notes),
+        "fitted": None if result.fit is None else result.fit.to_dict(),
         "validation": None if result.verdict is None else json.loads(result.verdict.to_json()),
     }
 

@@ -154,6 +154,8 @@ def _kept_facts(facts: Table, result: Cut) -> None:
 def _origin(result: Cut, new: int) -> str:
     """One column of the cut: its name, and what it was or is made of."""
     row, name = result.class_map.rows[new], f"{new} {result.kept.name(new)}"
+    if row.start is not None and row.start.kind == "given":
+        return f"{name} (fitted)"
     if row.plain:
         return f"{name} (was {row.template})" if row.template != new else name
     return f"{name} (was {result.class_map.describe(new)})" if row.merged else (

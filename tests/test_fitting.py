@@ -9,7 +9,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_headcut.errors import GraphRefused, UsageError
-from onnx_headcut.fitting import MOST_FEATURES, Head, Moments, fit_background, heads_of
+from onnx_headcut.fitting import (
+    MOST_FEATURES,
+    Head,
+    Moments,
+    Picture,
+    fit_background,
+    heads_of,
+    one_by_one,
+)
 from onnx_headcut.labels import Labels
 from onnx_headcut.validation.inputs import NamedFeed
 from onnx_headcut.validation.runtime import open_session
@@ -48,6 +56,10 @@ def conv(
 def pictures(count: int, channels: int = 7, size: int = 6, seed: int = 0) -> list[NamedFeed]:
     values = np.random.default_rng(seed).normal(size=(count, channels, size, size))
     return [NamedFeed("pictures", {"x": values.astype(np.float32)})]
+
+
+def shown(proto: onnx.ModelProto, count: int, **how: int) -> list[Picture]:
+    return one_by_one(pictures(count, **how), proto)
 
 
 # ------------------------------------------------------------------ least squares
@@ -184,7 +196,7 @@ def test_what_is_linear_is_recovered_exactly(unknowns: str) -> None:
     head = head_of(proto)
     if unknowns == "rows":
         head = dataclasses.replace(head, features=None)
-    fit = fit_background(proto, [head], [1, 4], 0, pictures(10))
+    fit = fit_background(proto, [head], [1, 4], 0, shown(proto, 10))
     given = fit.rows["y"]
     own = head.grid[:, 0]
     np.testing.assert_allclose(given.weights, head.rows[own], atol=1e-5)
@@ -202,7 +214,7 @@ def test_a_fit_brings_kept_scores_nearer(unknowns: str) -> None:
     head = head_of(proto)
     if unknowns == "rows":
         head = dataclasses.replace(head, features=None)
-    fit = fit_background(proto, [head], [1], 0, pictures(40))
+    fit = fit_background(proto, [head], [1], 0, shown(proto, 40))
     assert fit.after.rms < 0.6 * fit.before.rms
     assert fit.after.background < 0.6 * fit.before.background
     assert fit.conclusive
@@ -213,17 +225,17 @@ def test_a_fit_brings_kept_scores_nearer(unknowns: str) -> None:
 def test_the_row_is_written_as_the_weights_lie() -> None:
     proto = conv((3, 2), channels=4)
     head = head_of(proto)
-    given = fit_background(proto, [head], [1], 0, pictures(5, channels=4)).rows["y"]
+    given = fit_background(proto, [head], [1], 0, shown(proto, 5, channels=4)).rows["y"]
     assert given.weights.shape == (ANCHORS, 4, 3, 2)
     assert given.bias.shape == (ANCHORS,)
 
 
 def test_a_fit_is_reproducible_and_knows_its_pictures() -> None:
     proto = conv()
-    first, again = (fit_background(proto, [head_of(proto)], [1], 0, pictures(6)) for _ in range(2))
+    first, again = (fit_background(proto, [head_of(proto)], [1], 0, shown(proto, 6)) for _ in range(2))
     assert first.to_json() == again.to_json()
     assert first.rows["y"].weights.tobytes() == again.rows["y"].weights.tobytes()
-    other = fit_background(proto, [head_of(proto)], [1], 0, pictures(6, seed=1))
+    other = fit_background(proto, [head_of(proto)], [1], 0, shown(proto, 6, seed=1))
     assert other.sha256 != first.sha256
 
 
@@ -231,13 +243,14 @@ def test_pictures_one_by_one_are_pictures_in_a_batch() -> None:
     proto = conv()
     batch = pictures(7)
     single = [NamedFeed(str(k), {"x": batch[0].feed["x"][k : k + 1]}) for k in range(7)]
-    one, other = (fit_background(proto, [head_of(proto)], [1], 0, f) for f in (batch, single))
+    fed = [one_by_one(feeds, proto) for feeds in (batch, single)]
+    one, other = (fit_background(proto, [head_of(proto)], [1], 0, f) for f in fed)
     assert one.to_json() == other.to_json()
 
 
 def test_pictures_that_never_show_a_dropped_class_are_told() -> None:
     proto = equal_rows({2: -30, 3: -30, 4: -30})
-    fit = fit_background(proto, [head_of(proto)], [1], 0, pictures(5))
+    fit = fit_background(proto, [head_of(proto)], [1], 0, shown(proto, 5))
     assert not fit.conclusive
     assert fit.unseen == (2, 3, 4)
     assert fit.ridge is None  # nothing to gain: the row stays the background's own
@@ -249,7 +262,7 @@ def test_what_cannot_be_fitted_is_wrong_usage(kept: list[int], count: int) -> No
     proto = conv()
     feeds = pictures(count) if count else []
     with pytest.raises(UsageError):
-        fit_background(proto, [head_of(proto)], kept, 0, feeds)
+        fit_background(proto, [head_of(proto)], kept, 0, one_by_one(feeds, proto))
 
 
 def test_integer_weights_are_refused_with_the_way_out() -> None:

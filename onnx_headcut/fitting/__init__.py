@@ -11,6 +11,8 @@ head and anchor.
     heads.py       a head as a linear map: places, features (patches of a Conv), rows of weights
     moments.py     weighted least squares with a ridge, streaming: moments first, solutions later
     background.py  which places count how much, which ridge, and how near the fit comes
+    pictures.py    the pictures, read one by one as they are needed
+    calibration.py what all this means for a cut: its map, its plan, its verdict
 
 **Weights.** Nearly all places of a detector are empty, and there every cut does well. A place
 counts by ``1 - p(background)`` of the original, as much as something is there, plus a little for
@@ -29,5 +31,16 @@ classes of them; so it is for heads that are linear in a way not known here.
 from onnx_headcut.fitting.background import Errors, Fit, fit_background
 from onnx_headcut.fitting.heads import MOST_FEATURES, Head, heads_of
 from onnx_headcut.fitting.moments import Moments
+from onnx_headcut.fitting.pictures import Picture, one_by_one
 
-__all__ = ["MOST_FEATURES", "Errors", "Fit", "Head", "Moments", "fit_background", "heads_of"]
+__all__ = [
+    "MOST_FEATURES",
+    "Errors",
+    "Fit",
+    "Head",
+    "Moments",
+    "Picture",
+    "fit_background",
+    "heads_of",
+    "one_by_one",
+]

@@ -19,7 +19,6 @@ from onnx import helper
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.fitting.moments import Moments
-from onnx_headcut.validation.inputs import NamedFeed, input_specs
 from onnx_headcut.validation.runtime import open_session
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
     from onnx_headcut.classes import Given
     from onnx_headcut.fitting.heads import Head
+    from onnx_headcut.fitting.pictures import Picture
+    from onnx_headcut.validation.inputs import Feed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -123,7 +124,7 @@ def fit_background(  # noqa: PLR0913
     heads: Sequence[Head],
     kept: Sequence[int],
     background: int,
-    feeds: Sequence[NamedFeed],
+    pictures: Sequence[Picture],
     *,
     folder: Path | None = None,
     provider: str = "cpu",
@@ -136,15 +137,14 @@ def fit_background(  # noqa: PLR0913
     (one to fit, one to hold out).
     """
     columns = _Columns(tuple(kept), background, heads[0].grid.shape[1])
-    runs = list(_single(feeds, proto))
     if not columns.dropped:
         raise UsageError("nothing is dropped, so that there is no background to fit")
-    if len(runs) < 2:
+    if len(pictures) < 2:
         raise UsageError(
-            f"a background is fitted to pictures, and there {'is one' if runs else 'are none'}",
+            f"a background is fitted to pictures, and there {'is one' if pictures else 'are none'}",
             advice="Give at least two; a few hundred that show the dropped classes are a good number.",
         )
-    return _Fitting(proto, heads, columns, runs, folder, provider).done(progress)
+    return _Fitting(proto, heads, columns, pictures, folder, provider).done(progress)
 
 
 @dataclass(frozen=True)
@@ -179,28 +179,30 @@ class _Fitting:
         proto: onnx.ModelProto,
         heads: Sequence[Head],
         columns: _Columns,
-        runs: Sequence[NamedFeed],
+        pictures: Sequence[Picture],
         folder: Path | None,
         provider: str,
     ) -> None:
-        self.heads, self.columns, self.runs = heads, columns, runs
+        self.heads, self.columns, self.pictures = heads, columns, pictures
         values = dict.fromkeys(v for h in heads for v in (h.features, h.value) if v is not None)
         self.session = open_session(
             _ending_at(proto, tuple(values)), provider=provider, external_data_dir=folder
         )
         self.shown = dict.fromkeys(columns.dropped, 0)
+        self.digest = hashlib.sha256()
 
     def done(self, progress: Callable[[str], None]) -> Fit:
         """Both passes, and the solution for all pictures with the ridge that was chosen."""
         parts = [[Moments(h.anchors, h.size) for h in self.heads] for _ in range(2)]
-        held = [n for n in range(len(self.runs)) if n % HELD_OUT == min(HELD_OUT, len(self.runs)) - 1]
-        for n in range(len(self.runs)):
-            progress(f"fitting the background: picture {n + 1} of {len(self.runs)}")
+        count = len(self.pictures)
+        held = [n for n in range(count) if n % HELD_OUT == min(HELD_OUT, count) - 1]
+        for n in range(count):
+            progress(f"fitting the background: picture {n + 1} of {count}")
             self._count(n, parts[n in held])
         tried = [m.solve(RIDGES) for m in parts[0]]
         tally = _Tally(1 + len(RIDGES))
         for n in held:
-            progress(f"choosing the ridge: picture {n + 1} of {len(self.runs)}")
+            progress(f"choosing the ridge: picture {n + 1} of {count}")
             self._judge(n, tried, tally)
         best = tally.best
         rows = {}
@@ -213,18 +215,18 @@ class _Fitting:
         return Fit(
             rows,
             RIDGES[best - 1] if best else None,
-            len(self.runs),
+            count,
             len(held),
             self.shown,
             tally.errors(0),
             tally.errors(best),
             tuple(h.value for h in self.heads if h.features is None),
-            _sha256(self.runs),
+            self.digest.hexdigest(),
         )
 
-    def _places(self, n: int) -> Iterator[tuple[Array, Floats]]:
+    def _places(self, n: int, feed: Feed) -> Iterator[tuple[Array, Floats]]:
         """Features and scores of picture ``n`` at each head."""
-        values = self.session.run(self.runs[n].feed)
+        values = self.session.run(feed)
         for k, head in enumerate(self.heads):
             features, scores = head.places(values)
             if len(features) > MOST_PLACES:
@@ -235,7 +237,9 @@ class _Fitting:
     def _count(self, n: int, moments: Sequence[Moments]) -> None:
         """Add picture ``n`` to the moments, and note which dropped classes it shows."""
         columns, seen = self.columns, np.zeros(len(self.columns.dropped), np.bool_)
-        for (features, scores), sums in zip(self._places(n), moments, strict=True):
+        feed = self.pictures[n]()
+        _digest(self.digest, feed)
+        for (features, scores), sums in zip(self._places(n, feed), moments, strict=True):
             whole = _logsumexp(scores)
             empty = scores[..., columns.background]
             change = columns.target(scores) - empty
@@ -248,7 +252,8 @@ class _Fitting:
     def _judge(self, n: int, tried: Sequence[Floats], tally: _Tally) -> None:
         """Compare the kept scores of picture ``n`` with the original's, for each ridge and for none."""
         columns = self.columns
-        for (features, scores), solutions in zip(self._places(n), tried, strict=True):
+        places = self._places(n, self.pictures[n]())
+        for (features, scores), solutions in zip(places, tried, strict=True):
             kept = scores[..., list(columns.kept)]
             own = scores[..., columns.background]
             wanted = columns.target(scores)
@@ -309,24 +314,8 @@ def _ending_at(proto: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto
     return ended
 
 
-def _single(feeds: Sequence[NamedFeed], proto: onnx.ModelProto) -> Iterator[NamedFeed]:
-    """One picture a run where the batch is dynamic: what is held out are pictures, memory is small."""
-    open_batch = {s.name for s in input_specs(proto) if s.dims and isinstance(s.dims[0], str)}
-    for feed in feeds:
-        counts = {len(feed.feed[name]) for name in open_batch & feed.feed.keys()}
-        if len(counts) != 1 or counts == {1}:
-            yield feed
-            continue
-        for k in range(counts.pop()):
-            part = {n: v[k : k + 1] if n in open_batch else v for n, v in feed.feed.items()}
-            yield NamedFeed(f"{feed.name} {k}", part)
-
-
-def _sha256(runs: Sequence[NamedFeed]) -> str:
-    """The pictures as they are fed, in their order; names of files play no part."""
-    digest = hashlib.sha256()
-    for run in runs:
-        for name, value in sorted(run.feed.items()):
-            digest.update(f"{name}:{value.dtype}:{value.shape};".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
+def _digest(digest: hashlib._Hash, feed: Feed) -> None:
+    """Count a picture in as it is fed; the names of files play no part."""
+    for name, value in sorted(feed.items()):
+        digest.update(f"{name}:{value.dtype}:{value.shape};".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())

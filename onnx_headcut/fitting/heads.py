@@ -32,7 +32,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 MOST_FEATURES = 1152
 """Features of a place (3 x 3 x 128) up to which a row is fitted over them one by one."""
 
-_WAY_OUT = "leave --fit-background away, or keep all scores as they are with --scores exact"
+WAY_OUT = "leave --fit-background away, or keep all scores as they are with --scores exact"
 
 
 @dataclass(frozen=True)
@@ -218,5 +218,5 @@ def _refuse(node: onnx.NodeProto, what: str) -> NoReturn:
         f"a background cannot be fitted to this head: {what}",
         node=node.name or node.output[0],
         op=node.op_type,
-        advice=_WAY_OUT,
+        advice=WAY_OUT,
     )
