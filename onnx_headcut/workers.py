@@ -16,6 +16,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 _NUMBER = struct.Struct("<I")
 # what is imported there is what is imported here, whatever lies in the folder where it works
 _START = "import sys; sys.path[:] = {}; from onnx_headcut.workers import main; main()"
+# bytes of a worker without a model, and how many times the model's one that validates was seen to
+# hold at most (an SSD300 of 143 MB and pictures by twos: 2.1 GB)
+_FIRST, _HELD = 1 << 28, 16
 _PATIENCE = 3.0  # seconds that a worker has for ending by itself
 
 
@@ -62,11 +66,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Order:
-    """Cuts to make, ``jobs`` at once; ``reading`` are the keywords that say how models are read."""
+    """Cuts to make, ``jobs`` at once; ``reading`` are the keywords that say how models are read.
+
+    Without ``jobs``: as many as there are cores, and as memory allows where it is one model.
+    """
 
     tasks: tuple[Task, ...]
-    jobs: int = 1
     reading: Mapping[str, Any] = field(default_factory=dict)
+    jobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,13 +131,6 @@ def ask(order: Order, folder: Path) -> Iterator[Message]:
             process.wait()
 
 
-def cores() -> int:
-    """How many processes can run at once."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # ------------------------------------------------------------------------------ the foreman
 
 
@@ -182,6 +182,25 @@ def _alone(order: Order, opened: Opened | None, tell: Callable[[Message], None])
         _do(opened, order, number, task, tell)
 
 
+def _at_once(opened: Opened | None) -> int:
+    """As many as there are cores, and as fit into the memory that is free."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if opened is None:
+        return cores
+    from onnx_headcut.storage import external, tensors  # noqa: PLC0415
+
+    source = opened.source
+    beside = external.outside(tensors.all_tensors(source.proto))
+    size: int = source.proto.ByteSize() + sum(
+        external.range_of(tensor, source.folder).length for tensor in beside
+    )
+    with suppress(OSError, IndexError):  # Linux alone says what is free
+        said = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = int(re.findall(r"MemAvailable: *(\d+) kB", said)[0]) << 10
+        return max(min(cores, free // (_FIRST + _HELD * size)), 1)
+    return cores
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
@@ -195,7 +214,8 @@ def _with_forks(order: Order, opened: Opened | None, tell: Callable[[Message], N
     os.write(fill, b"".join(map(_NUMBER.pack, range(len(order.tasks)))))  # fits: 64 KiB
     os.close(fill)
     work = (opened, order, numbers)
-    workers = [_hire(work) for _ in range(min(order.jobs, len(order.tasks)))]
+    at_once = order.jobs or _at_once(opened)
+    workers = [_hire(work) for _ in range(min(at_once, len(order.tasks)))]
     left, stdin = len(order.tasks), sys.stdin.fileno()
     try:
         while left and workers:

@@ -113,13 +113,13 @@ def cut_many(
             raise UsageError(f"{_flag(ctx, name)} is for one model", advice="Leave --output-dir out.")
     models = _found(ctx.params["model"])
     output_dir.mkdir(parents=True, exist_ok=True)
-    from onnx_headcut.workers import Order, Task, ask, cores  # noqa: PLC0415  (not for --help)
+    from onnx_headcut.workers import Order, Task, ask  # noqa: PLC0415  (not for --help)
 
     tasks = [
         Task(str(model), ctx.params["keep"], str(output_dir / model.name), arguments, feeds)
         for model in models
     ]
-    order = Order(tuple(tasks), ctx.params["jobs"] or cores(), reading)
+    order = Order(tuple(tasks), reading, ctx.params["jobs"])
     results: dict[int, Done] = {}
     with steps() as step:
         step("reading")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.report.results import shown
-from onnx_headcut.workers import Done, Order, Task, ask, cores
+from onnx_headcut.workers import Done, Order, Task, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from onnx_headcut.recipe.reading import Recipe, Variant
     from onnx_headcut.report.results import Result
     from onnx_headcut.validation.verdict import Verdict
-
-_MEMORY = 8
-"""How many times the model's bytes a validation was seen to hold, sessions and all; rounded up."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def build(  # noqa: PLR0913  (each is one option of the command line)
     )
     if jobs is not None and jobs < 1:
         raise UsageError(f"{jobs} jobs cannot do anything", advice="Say --jobs 1, or more.")
-    order = Order(tasks, jobs or _at_once(recipe), recipe.reading)
+    order = Order(tasks, recipe.reading, jobs)
     results: dict[int, Done] = {}
     for message in ask(order, recipe.folder):
         if message.done is not None:
@@ -143,12 +138,3 @@ def _built(recipe: Recipe, variant: Variant, done: Done) -> Built:
         output = recipe.folder / variant.output
         document = document | {"output": str(output)}
     return Built(variant.name, done.exit_code, output, document, done.verdict, done.failure)
-
-
-def _at_once(recipe: Recipe) -> int:
-    """As many as there are cores, and as fit into the free memory."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # not every system tells
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        size = (recipe.folder / recipe.source).stat().st_size
-        return max(min(cores(), free // (_MEMORY * size or 1)), 1)
-    return cores()
