@@ -27,6 +27,8 @@ def of_cut(result: Cut, *, dry_run: bool) -> dict[str, Any]:
         "dry_run": dry_run,
         "output": str(result.output) if written(result) else None,
         "keep": list(result.class_map.order),
+        "scores": "exact" if result.class_map.exact else "renormalized",
+        "merge": result.class_map.merge,
         "map": None if result.class_map.plain else json.loads(result.class_map.to_json()),
         "classes": {"before": asdict(result.classes), "after": asdict(result.kept)},
         "figures": {

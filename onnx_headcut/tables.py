@@ -147,6 +147,10 @@ def _kept_facts(facts: Table, result: Cut) -> None:
     columns = [_origin(result, new) for new in range(kept.count)]
     text = f"{kept.count} of {classes.count} columns: {', '.join(columns)}"
     _fact(facts, "Kept", text)
+    if result.class_map.exact:
+        merged = {"sum": "; merged classes add up", "max": "; the best of merged classes counts"}
+        _fact(facts, "Scores", "exact: heads stay whole, and each kept score is what it was"
+              + merged.get(result.class_map.merge or "", ""))  # fmt: skip
     _fact(facts, "Names", classes.names_why)
     _background_fact(facts, classes)
 

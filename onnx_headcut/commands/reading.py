@@ -11,6 +11,7 @@ import typer
 from onnx_headcut.errors import UsageError
 
 if TYPE_CHECKING:
+    import onnx_headcut as hc
     from onnx_headcut.storage.external import External
 
 ExternalData = Annotated[
@@ -36,6 +37,34 @@ Plugin = Annotated[
         metavar="MODULE",
         help="Rules for ops of your own: a Python module's name, or a .py file. Repeatable; see "
         "docs/rules.md.",
+    ),
+]
+
+FitBackground = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="PICTURES",
+        help="Fit the background of a softmax to these pictures, so that it stands for the dropped "
+        "classes, too: a picture, a folder of them, or arrays (FILE.npz). Repeatable; see "
+        "docs/fitted-background.md.",
+    ),
+]
+
+Scores = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="Where classes are cut: renormalized, in the heads, so that a softmax is over the kept "
+        "classes; or exact, behind the activation, so that each kept score is what it was and the "
+        "heads stay as large as they are.",
+    ),
+]
+Merge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="How exact scores of merged classes become one: sum (the default behind a softmax) or "
+        "max (behind sigmoids).",
     ),
 ]
 
@@ -69,6 +98,20 @@ def ids_of(text: str) -> Literal["compact", "original"]:
     raise UsageError(f"--ids cannot take {text!r}", advice="Say compact or original.")
 
 
+def scores_of(text: str | None) -> Literal["renormalized", "exact"] | None:
+    """Take the text of --scores; raises UsageError for another."""
+    if text is None or text == "renormalized" or text == "exact":  # noqa: PLR1714  (for mypy)
+        return text
+    raise UsageError(f"--scores cannot take {text!r}", advice="Say renormalized or exact.")
+
+
+def merge_of(text: str | None) -> Literal["sum", "max"] | None:
+    """Take the text of --merge; raises UsageError for another."""
+    if text is None or text == "sum" or text == "max":  # noqa: PLR1714  (for mypy)
+        return text
+    raise UsageError(f"--merge cannot take {text!r}", advice="Say sum or max.")
+
+
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, dims = text.rpartition("=")
     try:
@@ -97,3 +140,10 @@ def external_data_of(text: str | None) -> "External | None":
     if text is None:
         return None
     raise UsageError(f"--external-data cannot take {text!r}", advice="Say reference, copy or inline.")
+
+
+def calibration_of(pictures: list[Path] | None, preprocess: str | None) -> "hc.Feeds | None":
+    """Name the pictures that a background is fitted to, where there are any."""
+    import onnx_headcut as hc  # noqa: PLC0415
+
+    return hc.Feeds(images=tuple(pictures), preprocess=preprocess) if pictures else None
