@@ -30,6 +30,7 @@ from onnx_headcut.commands.reading import (
     external_data_of,
     feeds_of,
     ids_of,
+    merge_of,
     reading_of,
     scores_of,
 )
