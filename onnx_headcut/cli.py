@@ -22,6 +22,7 @@ from onnx_headcut.commands.doctor import doctor
 from onnx_headcut.commands.many import Jobs, Only, OutputDir, Recipe, cut_many, cut_recipe
 from onnx_headcut.commands.reading import (
     ExternalData,
+    FitBackground,
     FollowLinks,
     Merge,
     Plugin,
@@ -252,7 +253,8 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     if keep is None:
         raise UsageError("which classes to keep is not said", advice="Add --keep SPEC.")
     reading, drift = reading_of(labels, background, head, input_shape, layout, plugin), None
-    feeds = feeds_of(input_, image, None if images and not image else preprocess)
+    elsewhere = (images or fit_background) and not image  # what preprocessing may be for
+    feeds = feeds_of(input_, image, None if elsewhere else preprocess)
     arguments: dict[str, Any] = {
         "ids": ids_of(ids),
         "seed": seed,
