@@ -91,6 +91,20 @@ def test_other_inputs_are_tried_before_giving_up(monkeypatch: pytest.MonkeyPatch
     assert seeds == [0, 0]  # the user's own inputs are not exchanged for others
 
 
+def test_ties_are_told_from_wrong_ids() -> None:
+    group = d.Group(("o",), 0, (), tuple(d.Column("o", k) for k in range(3)), score=1, labels=(0,))
+
+    def is_tied(expected: list[list[float]], got: list[list[float]]) -> bool:
+        a, b = np.array(expected, float), np.array(got, float)
+        return d.tied(group, d.match(a, b, np.zeros_like(a)), a, b)
+
+    rows = [[1, 0.5, 10], [2, 0.5, 20], [3, 0.25, 30]]
+    assert is_tied(rows, [rows[0], [2, 0.5, 21], rows[2]])
+    assert not is_tied(rows, [rows[0], rows[1], [3, 0.25, 31]])
+    assert not is_tied(rows, [rows[0], [4, 0.5, 20], rows[2]])
+    assert not is_tied(rows, rows)
+
+
 # --------------------------------------------------------------------------------- tolerances
 
 

@@ -182,7 +182,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "nms_class_agnostic",
         Reads("objects", 1, to(0)),
     ),
-    "a table is read where classes were": ("rows_padded_to_a_full_table", Reads("objects", 2, to(8))),
+    "a table is read up to the class before": (
+        "rows_padded_to_a_full_table",
+        Reads("objects", 2, to(6)),
+    ),
     "rows are cut short": ("rows_padded_to_a_full_table", Reads("missing", 1, to(3))),
     "another column is the background": ("argmax_over_classes", Reads("same", 1, to(1))),
     "ids are off by one in a loop": ("nms_in_a_loop_over_the_batch", Reads("some_ids", 1, to(0))),

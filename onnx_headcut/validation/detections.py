@@ -298,6 +298,24 @@ def forgive_ties(group: Group, found: Match, expected: Floats, got: Floats) -> M
     return replace(found, missing=(), extra=()) if tied and not same else found
 
 
+def tied(group: Group, found: Match, expected: Floats, got: Floats) -> bool:
+    """Say whether all unmatched rows have a score that others have too, so that order decided.
+
+    Not where a missing and an extra row differ in their class ids alone: that is a wrong id.
+    """
+    if group.score is None or not (found.missing or found.extra):
+        return False
+    missing, extra = expected[list(found.missing)], got[list(found.extra)]
+    others = [c for c in range(expected.shape[1]) if c not in group.labels]
+    if (missing[:, None, others] == extra[None, :, others]).all(-1).any():
+        return False
+    values, counts = np.unique(
+        np.concatenate([expected[:, group.score], got[:, group.score]]), return_counts=True
+    )
+    several = values[counts > 2]  # one in either set is no tie yet
+    return bool(np.isin(np.concatenate([missing, extra])[:, group.score], several).all())
+
+
 def moved(group: Group, expected: Floats, got: Floats, found: Match) -> int:
     """Count unmatched rows that are one object in both: the same ids, and half of the area shared.
 

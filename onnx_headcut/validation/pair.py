@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
+from copy import copy as shallow
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +117,9 @@ class Pair:
         self.state = State({}, {})
         self.cut_state = State({}, {})
         self.deployed_outputs: Values = {}
+        self.rounds = True
+        self._unrounded: tuple[Twin, Twin] | None = None
+        self._asked = False
 
     def _opener(self, model: Model) -> Callable[[onnx.ModelProto], Session]:
         def opener(proto: onnx.ModelProto) -> Session:
@@ -167,10 +172,30 @@ class Pair:
         cut is run as it is, for runtimes fuse a softmax with the quantizers around it.
         """
         nodes = self.original.model.graph.node
-        if not quantizes(nodes):
+        if not (self.rounds and quantizes(nodes)):
             return 0.0
         behind = quantizes(nodes[index] for index in self.original.flow.nodes)
         return 1.0 if deployed and behind else 0.01
+
+    def without_rounding(self) -> Pair | None:
+        """Give the same pair, on the same input, with the rounding behind the scores taken out.
+
+        None where nothing rounds there, or the rounding cannot be taken out of both models alike:
+        the cut's steps have to be among the original's.
+        """
+        if not self._asked:
+            self._asked = True
+            with suppress(HeadcutError):  # what does not run without its integers
+                twins = [twin.without_rounding() for twin in (self.original, self.cut)]
+                before, after = (twin or (None, frozenset()) for twin in twins)
+                if before[0] is not None and after[0] is not None and after[1] <= before[1]:
+                    self._unrounded = before[0], after[0]
+        if self._unrounded is None:
+            return None
+        pair = shallow(self)
+        pair.original, pair.cut = self._unrounded
+        pair.rounds = False
+        return pair
 
     def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
         """Run both tails with a pattern per site; the original's dropped classes are masked."""

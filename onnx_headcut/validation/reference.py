@@ -15,6 +15,7 @@ another one is set to: whatever leads to a site stays out of the tail. A probabi
 
 from __future__ import annotations
 
+from copy import copy as shallow
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +27,7 @@ from onnx import TensorProto, helper
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import NONE, Site
 from onnx_headcut.validation.integers import TYPES, Integers
+from onnx_headcut.validation.unrounded import Steps, unrounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,6 +95,7 @@ class Twin:
         self._open = opener
         self._base: Runner | None = None
         self._tail: Runner | None = None
+        self._behind: onnx.ModelProto | None = None
         self.outputs = [value.name for value in model.graph.output]
 
     def base(self, feed: Mapping[str, Any]) -> State:
@@ -110,7 +113,8 @@ class Twin:
         for site in self.sites:
             _check_site(site, state.scores[site.value])
         if self._tail is None:
-            self._tail = self._open(tail(self.model, self.sites, self.flow, found))
+            self._behind = tail(self.model, self.sites, self.flow, found)
+            self._tail = self._open(self._behind)
         return state
 
     def run(
@@ -136,6 +140,15 @@ class Twin:
             feed |= {f"headcut/mul{index}": multiply, f"headcut/add{index}": add}
         feed = {name: value for name, value in feed.items() if name in self._inputs()}
         return {name: state.outputs[name] for name in self.outputs} | dict(self._tail.run(feed))
+
+    def without_rounding(self) -> tuple[Twin, Steps] | None:
+        """Give the same with the rounding taken out of its tail, and what steps that had."""
+        found = None if self._behind is None else unrounded(self._behind)
+        if found is None:
+            return None
+        twin = shallow(self)
+        twin._tail = self._open(found[0])  # noqa: SLF001  (a copy of its own)
+        return twin, found[1]
 
     def _inputs(self) -> set[str]:
         names = set(self.flow.boundary)

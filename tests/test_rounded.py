@@ -1,0 +1,121 @@
+"""Detections picked behind quantizers: ties by rounding do not fail a right cut, nor save a wrong one.
+
+The patterns' own detectors, with their activated scores rounded to 8 bits, or to so few steps that
+most scores are equal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from patterns import PATTERNS, REFUSED
+from test_planted import MISTAKES, kept
+
+import onnx_headcut as hc
+from onnx_headcut.validation.unrounded import unrounded
+
+BODIES = ("loop", "if_body")
+"""onnxruntime 1.31 aborts where a body reads what a DequantizeLinear gives."""
+ROWS = [
+    name for name in PATTERNS
+    if name not in REFUSED and PATTERNS[name]().kind == "rows"
+    and not any(word in name for word in BODIES)
+]  # fmt: skip
+STEPS = {"255": 1 / 255, "21": 12 / 255}
+PLANTED = [mistake for mistake, (name, _) in MISTAKES.items() if name in ROWS]
+
+
+def rounded(name: str, step: float = 1 / 255) -> onnx.ModelProto:
+    """A pattern with a quantizer behind its activation."""
+    model = PATTERNS[name]().model()
+    graph = model.graph
+    for value, tensor in (("q_step", np.float32(step)), ("q_zero", np.uint8(0))):
+        graph.initializer.append(numpy_helper.from_array(np.array(tensor), value))
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        graph.node.append(node)
+        if node.op_type in {"Softmax", "Sigmoid"}:
+            value = node.output[0]
+            graph.node[-1].output[0] = f"{value}_raw"
+            for op, one, other in (
+                ("QuantizeLinear", f"{value}_raw", f"{value}_q"),
+                ("DequantizeLinear", f"{value}_q", value),
+            ):
+                graph.node.append(helper.make_node(op, [one, "q_step", "q_zero"], [other], name=other))
+    return model
+
+
+def cut_of(name: str, model: onnx.ModelProto, keep: list[int]) -> onnx.ModelProto:
+    """The right cut, without a record of what was done."""
+    cut = hc.cut(model, keep, validation=False, **PATTERNS[name]().told).model
+    del cut.metadata_props[:]
+    return cut
+
+
+def verdict(
+    name: str, model: onnx.ModelProto, cut: onnx.ModelProto, keep: list[int] | None = None
+) -> hc.Verdict:
+    keep = keep or kept(name)
+    return hc.validate(model, cut, keep, provider="cpu", **PATTERNS[name]().told)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_right_cut_passes(name: str, step: str) -> None:
+    model = rounded(name, STEPS[step])
+    reverse = PATTERNS[name]().foreground[::-1]
+    found = verdict(name, model, cut_of(name, model, reverse), reverse)
+    assert found.status == "passed", found.reasons
+
+
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_a_mistake_does_not_pass(mistake: str) -> None:
+    name, make = MISTAKES[mistake]
+    model = rounded(name)
+    cut = cut_of(name, model, kept(name))
+    make(cut)
+    found = verdict(name, model, cut)
+    assert found.status == "failed", found.reasons
+
+
+def test_other_steps_are_not_taken_out() -> None:
+    name = "nms_columns_gathered"
+    model = rounded(name)
+    cut = cut_of(name, model, kept(name))
+    step = next(t for t in cut.graph.initializer if t.name == "q_step")
+    step.CopyFrom(numpy_helper.from_array(np.array(30 / 255, np.float32), "q_step"))
+    assert verdict(name, model, cut).status == "failed"
+
+
+def test_ties_are_told() -> None:
+    name, reverse = "nms_with_total_cap", [5, 4, 3, 2, 1]
+    model = rounded(name, STEPS["21"])
+    found = verdict(name, model, cut_of(name, model, reverse), reverse)
+    assert any("which of equals is taken" in note for note in found.notes)
+
+
+INTEGERS = """
+<ir_version: 8, opset_import: ["": 21]>
+tiny (float[2,3] x) => ({type}[3,2] y)
+<float s = {{0.5}}, int8 z = {{3}}>
+{{ q = QuantizeLinear (x, s, z)  moved = Transpose (q)  {last} }}
+"""
+
+
+def test_integers_may_move_but_not_be_computed_with_or_given() -> None:
+    def model(last: str, kind: str = "float") -> onnx.ModelProto:
+        return onnx.parser.parse_model(INTEGERS.format(last=last, type=kind))
+
+    found = unrounded(model("y = DequantizeLinear (moved, s, z)"))
+    assert found is not None
+    assert found[1] == {(0.5, 3.0)}
+    ops = [node.op_type for node in found[0].graph.node]
+    assert ops == ["Div", "Add", "Transpose", "Sub", "Mul"]
+    assert unrounded(model("y = Identity (moved)", "int8")) is None
+    assert unrounded(model("w = QLinearSigmoid (moved, s, z, s, z)  y = Cast <to = 1> (w)")) is None
+    assert unrounded(onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 21]> t (float[2] x) => (float[2] y) { y = Abs (x) }'
+    )) is None  # fmt: skip
