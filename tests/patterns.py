@@ -919,15 +919,13 @@ def top_k_with_gather_elements() -> Pattern:
     )
 
 
-@pattern
-def queries_picked_by_their_best_score() -> Pattern:
-    """ReduceMax over one head's classes picks queries, a second head scores them"""
+def queries(decoding: str, outputs: str, more: str = "", **known: Any) -> Pattern:
+    """One head's best scores pick queries, a second head gives each its scores ``squashed``."""
     c = CLASSES
     weights, body, heads = front()
     weights += (
         f", float[8,{c}] second_w, float[{c}] second_b, int64[1] k = {{6}}, "
-        "int64[2] as_row = {1,-1}, "
-        f"int64 c = {{{c}}}, int64[1] top = {{8}}, int64[1] c0 = {{0}}, int64[3] cells = {{1,8,16}}"
+        f"int64[1] c0 = {{0}}, int64[3] cells = {{1,8,16}}{more}"
     )
     body += """
       best = ReduceMax <axes = [2], keepdims = 0> (logits)
@@ -939,7 +937,17 @@ def queries_picked_by_their_best_score() -> Pattern:
       own_rects = Gather <axis = 1> (rects, rows)
       multiplied = MatMul (memory, second_w)
       second = Add (second_b, multiplied)
-      squashed = Sigmoid (second)
+      squashed = Sigmoid (second)"""
+    heads = (*heads, Head("second_w", "second_b", tuple(range(c)), axis=1))
+    return Pattern(graph(outputs, weights, body + decoding), heads, background=None, **known)
+
+
+@pattern
+def queries_picked_by_their_best_score() -> Pattern:
+    """ReduceMax over one head's classes picks queries, a second head scores them"""
+    c = CLASSES
+    return queries(
+        """
       flat = Reshape (squashed, as_row)
       values, index = TopK (flat, top)
       at = Div (index, c)
@@ -948,9 +956,24 @@ def queries_picked_by_their_best_score() -> Pattern:
       flat_rects = Squeeze (own_rects, c0)
       boxes = Gather <axis = 0> (flat_rects, at_row)
       scores = Squeeze (values, c0)
-      labels = Squeeze (label_row, c0)"""
-    heads = (*heads, Head("second_w", "second_b", tuple(range(c)), axis=1))
-    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+      labels = Squeeze (label_row, c0)""",
+        OUTPUTS,
+        f", int64[2] as_row = {{1,-1}}, int64 c = {{{c}}}, int64[1] top = {{8}}",
+        some=2,
+    )
+
+
+@pattern
+def queries_with_scores_of_all_classes() -> Pattern:
+    """Queries are picked by their best score, and each comes out with the scores of all classes"""
+    return queries(
+        """
+      boxes = Identity (own_rects)
+      scores = Identity (squashed)""",
+        "float[1,6,K] scores, float[1,6,4] boxes",
+        kind="dense",
+        dense=((2, tuple(range(CLASSES))), (2, ())),
+    )
 
 
 # --------------------------------------------------------------------------- background, cut off

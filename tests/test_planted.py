@@ -226,6 +226,14 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "queries_picked_by_their_best_score",
         Reads("cls_map", 2, lambda old: np.where(np.arange(3) == 1, -50, old)),
     ),
+    "rows of queries have two classes swapped": (
+        "queries_with_scores_of_all_classes",
+        Reads("multiplied", 1, rolled(1, 0, 2)),
+    ),
+    "the head that picks lost a class": (
+        "queries_with_scores_of_all_classes",
+        Reads("cls_map", 2, lambda old: np.where(np.arange(3) == 1, -50, old)),
+    ),
     # the background
     "the background is still there": ("background_sliced_off_the_front", Reads("scores", 1, to(0))),
     "the last class is cut off": (

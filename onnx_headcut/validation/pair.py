@@ -120,6 +120,17 @@ class Pair:
         self.rounds = True
         self._unrounded: tuple[Twin, Twin] | None = None
         self._asked = False
+        self.narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
+        """Of outputs with a class axis in rows that are picked: the axis, and what stays of it."""
+
+    def narrow(self, values: Values) -> Values:
+        """Give outputs of the original with the kept positions of such a class axis."""
+        chosen = {
+            name: np.take(values[name], take, axis)
+            for name, (axis, take) in self.narrowed.items()
+            if name in values
+        }
+        return values | chosen
 
     def _opener(self, model: Model) -> Callable[[onnx.ModelProto], Session]:
         def opener(proto: onnx.ModelProto) -> Session:
@@ -204,14 +215,19 @@ class Pair:
         if gain and self.chunk is not None:
             reference, _ = self._made(patterns, self._cut_scores(got))
         else:
-            reference = self.original.run(self.state, *self._mask(patterns, gain))
+            reference = self._run_original(*self._mask(patterns, gain))
         return reference, got
 
     def run_original(self, patterns: Sequence[Array], *, masked: bool = False) -> Values:
         """Run the original's tail alone."""
         patterns = self._felt(patterns)
         fed = self._mask(patterns, 0.0) if masked else (patterns, 0.0)
-        return self.original.run(self.state, *fed)
+        return self._run_original(*fed)
+
+    def _run_original(
+        self, patterns: Sequence[Array], gain: float | Array | list[float | Array]
+    ) -> Values:
+        return self.narrow(self.original.run(self.state, patterns, gain))
 
     def run_cut(self, patterns: Sequence[Array]) -> Values:
         """Run the cut's tail alone."""
@@ -226,7 +242,7 @@ class Pair:
         patterns = [self.columns.pattern() for _ in self.original.sites]
         if self.chunk is not None:
             return self._made(patterns, cut_scores)
-        values = self.original.run(self.state, *self._mask(patterns, 1.0))
+        values = self._run_original(*self._mask(patterns, 1.0))
         return values, self._scores(values)
 
     def _scores(self, values: Values) -> list[Array]:
@@ -252,7 +268,7 @@ class Pair:
             return frozenset()
         zero = self.columns.pattern()
         patterns = [zero if site.value in nested else zero + self.never for site in self.original.sites]
-        values = self.original.run(self.state, patterns, 1.0)
+        values = self._run_original(patterns, 1.0)
         found = []
         for site in self.original.sites:
             if site.value in nested:
@@ -279,7 +295,7 @@ class Pair:
             own = [site.value not in self.derived for site in self.original.sites]
             summed = [p + m if o else p for p, m, o in zip(patterns, made, own, strict=True)]
             total, kept = self._mask(summed, gain)
-            values = self.original.run(self.state, total, [kept if o else 1.0 for o in own])
+            values = self._run_original(total, [kept if o else 1.0 for o in own])
             scores = self._scores(values)
         return values, scores
 

@@ -246,16 +246,17 @@ class _Proof:
     def _layout(self, pair: Pair, sites: Sequence[Site]) -> Layout:
         """Find out what the outputs mean, in both models."""
         flow = pair.original.flow
-        probed = [n for n in pair.original.outputs if n in flow.reached and n not in flow.chosen]
+        probed = [name for name in pair.original.outputs if name in flow.reached]
         before, after = pair.meanings(probed) if probed else ({}, {})
         layout = Layout(self.ledger, self.columns, pair.precision, pair.steps())
         for name in pair.original.outputs:
             if name in flow.chosen:
-                layout.rows.append(name)
+                layout.add_chosen(name, before[name], after[name])
             elif name in before:
                 layout.add(name, before[name], after[name])
             else:
                 layout.apart.append(name)
+        pair.narrowed = layout.narrowed
         layout.check_numbering([site.ids for site in sites])
         return layout
 
@@ -276,7 +277,7 @@ class _Proof:
         layout.compare(name, reference, outputs, pair.steps(deployed=not self.columns.extra))
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
-            sets.compare_feed(name, reference, outputs, pair.state.outputs)
+            sets.compare_feed(name, reference, outputs, pair.narrow(pair.state.outputs))
 
     def _compare_made(
         self, run: str, layout: Layout, original: tuple[Site, Array], cut: tuple[Site, Array]

@@ -123,7 +123,11 @@ class Sets:
         groups = d.group_outputs(self.names, [quiet, weak, strong, *alone.values()])
         study = _Study(exciter, density, [], quiet, alone=alone)
         for group in groups:
-            score = d.score_column(group, _all_rows(group, weak), _all_rows(group, strong))
+            # with scores of all classes in a row, no row is empty, and none is of one class
+            wide = self.pair.narrowed.keys() & set(group.outputs)
+            score = None if wide else d.score_column(
+                group, _all_rows(group, weak), _all_rows(group, strong)
+            )
             scored = replace(group, score=score)
             labels = _labels(scored, quiet, alone | others)
             study.labels.append(labels)

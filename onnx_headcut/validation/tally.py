@@ -201,6 +201,7 @@ class Layout:
         self.apart: list[str] = []
         self.rows: list[str] = []
         self.dense: dict[str, _Dense] = {}
+        self.narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._numbered: list[tuple[int, ...]] = []
 
     def add(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
@@ -220,6 +221,21 @@ class Layout:
             self.ledger.fail(f"{name}: positions belong to classes in the original; the cut: {why}")
         else:
             self._pair(name, before, after)
+
+    def add_chosen(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
+        """Take an output of rows picked by score; each may hold scores of all classes (DETR)."""
+        self.rows.append(name)
+        differ = [
+            axis
+            for axis, (a, b) in enumerate(zip(before.shape, after.shape, strict=False))
+            if a != b and before.kind == "dense" and axis in before.axes
+        ]
+        if len(before.shape) != len(after.shape) or len(differ) != 1:
+            return
+        ids = before.ids[differ[0]]
+        take = probe.natural_cut(ids, self.columns.order)
+        if take is not None and after.ids.get(differ[0]) == tuple(ids[at] for at in take):
+            self.narrowed[name] = (differ[0], tuple(take))
 
     def _pair(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
         complaint = ""
