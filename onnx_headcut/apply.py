@@ -17,15 +17,16 @@ from onnx import helper, numpy_helper
 
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, InputError
+from onnx_headcut.facts import of_type
 from onnx_headcut.model import captures, subgraphs_of, to_array
 from onnx_headcut.provenance import WEIGHTED
 from onnx_headcut.storage.tensors import with_data_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.facts import Array, Fact
 
 INPUTS_LIST_INITIALIZERS = 4
 """IR version from which an initializer need not be listed among the graph's inputs."""
@@ -41,6 +42,8 @@ class Applied:
     """Names of initializers that were changed, added or removed."""
     rewritten: set[str] = field(default_factory=set)
     """Initializers with new values, as opposed to selections of the original's."""
+    declared: set[str] = field(default_factory=set)
+    """Values in bodies that are declared anew."""
     mixed: dict[str, tuple[str | None, ed.Blend | ed.Begin]] = field(default_factory=dict)
     """Initializers that a class map made: the tensor that they were made of, and how."""
     whole: dict[str, str] = field(default_factory=dict)
@@ -85,6 +88,11 @@ class _Writer:
 
     def write(self, edit: ed.Edit, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """Make one edit; nodes to insert and tensors to add are only noted."""
+        if isinstance(edit, ed.Redeclare):
+            body = [g for a in node.attribute for g in subgraphs_of(a)][edit.body]
+            renew_shapes(body, edit.changed)
+            self.done.declared |= set(edit.changed)
+            return
         if node.output and not isinstance(edit, ed.MapScores):
             self.done.nodes.add(node.output[0])
         if isinstance(edit, ed.Select):
@@ -341,6 +349,28 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
         names |= {t.name for t in g.initializer}
         names |= {name for node in g.node for name in [*node.input, *node.output, node.name]}
     return names
+
+
+def renew_shapes(graph: onnx.GraphProto, changed: Mapping[str, tuple[Fact, Fact]]) -> None:
+    """Declared shapes of values that the cut changed; what is not known any more is left open."""
+    for value in [*graph.value_info, *graph.output, *graph.input]:
+        if value.name not in changed or not value.type.HasField("tensor_type"):
+            continue
+        old, new = changed[value.name]
+        declared = of_type(value.type).shape
+        tensor = value.type.tensor_type
+        if declared is None or old.shape is None:
+            continue
+        if new.shape is None or len(new.shape) != len(declared):
+            tensor.ClearField("shape")
+            continue
+        for dim, was, now in zip(tensor.shape.dim, old.shape, new.shape, strict=True):
+            if was == now or not dim.HasField("dim_value"):
+                continue
+            if now is None:
+                dim.Clear()
+            else:
+                dim.dim_value = now
 
 
 # ------------------------------------------------------------------------------- sweeping up

@@ -14,7 +14,7 @@ import onnx
 from onnx_headcut import __version__, extensions
 from onnx_headcut import model as files
 from onnx_headcut.analysis import Analysis, analyse
-from onnx_headcut.apply import Applied, apply
+from onnx_headcut.apply import Applied, apply, renew_shapes
 from onnx_headcut.blending import blended
 from onnx_headcut.classes import (
     Classes,
@@ -29,7 +29,6 @@ from onnx_headcut.classes import (
 from onnx_headcut.classes.record import FITTED, fronts_of
 from onnx_headcut.edits import Begin
 from onnx_headcut.errors import InputError, UsageError
-from onnx_headcut.facts import Fact, of_type
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.front import exact_map
 from onnx_headcut.inlining import drop_uncalled, exhausted, reachable, settled
@@ -555,28 +554,6 @@ def _applied(
     return proto, applied
 
 
-def renew_shapes(graph: onnx.GraphProto, changed: Mapping[str, tuple[Fact, Fact]]) -> None:
-    """Declared shapes of values that the cut changed; what is not known any more is left open."""
-    for value in [*graph.value_info, *graph.output]:
-        if value.name not in changed or not value.type.HasField("tensor_type"):
-            continue
-        old, new = changed[value.name]
-        declared = of_type(value.type).shape
-        tensor = value.type.tensor_type
-        if declared is None or old.shape is None:
-            continue
-        if new.shape is None or len(new.shape) != len(declared):
-            tensor.ClearField("shape")
-            continue
-        for dim, was, now in zip(tensor.shape.dim, old.shape, new.shape, strict=True):
-            if was == now or not dim.HasField("dim_value"):
-                continue
-            if now is None:
-                dim.Clear()
-            else:
-                dim.dim_value = now
-
-
 def _set_metadata(proto: onnx.ModelProto, new: Mapping[str, str]) -> None:
     """Entries keep their order; new ones follow, sorted by key."""
     props = {p.key: p for p in proto.metadata_props}
@@ -695,7 +672,8 @@ def _claims(subject: Subject) -> Claims | None:
         initializers=frozenset(subject.applied.initializers),
         rewritten=frozenset(subject.applied.rewritten),
         whole=subject.applied.whole,
-        values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers}),
+        values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers})
+        | subject.applied.declared,
         metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
         functions=frozenset(
             f"{domain}::{name}"

@@ -17,7 +17,9 @@ from onnx import numpy_helper
 from onnx_headcut.model import subgraphs_of
 
 if TYPE_CHECKING:
-    from onnx_headcut.facts import Array
+    from collections.abc import Mapping
+
+    from onnx_headcut.facts import Array, Fact
     from onnx_headcut.labels import Ints
 
 Role = Literal["weight", "bias", "rest"]
@@ -224,6 +226,21 @@ class MapScores(Edit):
         how = f", the {self.merge} of up to {len(self.takes)}" if self.merge else ""
         return (f"scores {self.value!r} stay whole; Gather of {len(self.takes[0])} positions of axis "
                 f"{self.axis} behind them{how}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Redeclare(Edit):
+    """Values of a ``body`` of the node are declared with the shapes that they have after the cut."""
+
+    body: int
+    changed: Mapping[str, tuple[Fact, Fact]] = field(compare=False)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.place, "declared", self.body)
+
+    def describe(self) -> str:
+        return f"declares {len(self.changed)} values of a body with their new shapes"
 
 
 def same(a: Edit, b: Edit) -> bool:

@@ -110,6 +110,7 @@ def make_plan(
     )
     if ids == "original":
         keep_ids(trace, main, outputs)
+    trace.edits |= {edit.key: edit for edit in redeclared(main)}
     steps = []
     for edit in sorted(trace.edits.values(), key=lambda e: e.place):
         _, node = ed.node_at(main.graph, edit.place)
@@ -174,6 +175,18 @@ def _heads_behind(
     if any(k in known and not known[k].same(m) for k, m in found.items()):
         return {}
     return found
+
+
+def redeclared(scope: Scope) -> Iterator[ed.Redeclare]:
+    """Edits that declare the values of bodies with the shapes that they have after the cut."""
+    for (i, k), body in scope.children.items():
+        graph = body.graph
+        names = [v.name for v in [*graph.input, *graph.output, *graph.value_info]]
+        changed = {n: (body.old(n), body.after[n]) for n in names
+                   if n in body.after and body.after[n].shape != body.old(n).shape}  # fmt: skip
+        if changed:
+            yield ed.Redeclare((*scope.place, i), k, changed)
+        yield from redeclared(body)
 
 
 def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:

@@ -9,6 +9,7 @@ rule that forgets an edit is refused at that node rather than found out later.
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ GENERIC_ADVICE = (
     "please report the model's exporter and this line; until a rule exists, cut a model exported "
     "without this part (raw scores), or name the heads with --head"
 )
+
+
+COLLECTED = frozenset({"edits", "settled", "bodies", "said", "notes", "visited"})
+"""What a `Trace` gathers on its way."""
 
 
 @dataclass
@@ -336,6 +341,19 @@ class Trace:
             self.by_place[edit.place].append(edit)
         elif not ed.same(known, edit):
             view.refuse("one of its constants would have to change in two different ways at once")
+
+    def mark_now(self) -> dict[str, Any]:
+        """What was collected so far, for `go_back`: a body is traced again with other marks."""
+        kept = {name: copy(value) for name, value in vars(self).items() if name in COLLECTED}
+        kept["by_place"] = {place: list(edits) for place, edits in self.by_place.items()}
+        return kept
+
+    def go_back(self, kept: Mapping[str, Any]) -> None:
+        """Forget what was collected since."""
+        for name, value in kept.items():
+            setattr(self, name, copy(value))
+        by_place = {place: list(edits) for place, edits in kept["by_place"].items()}
+        self.by_place = defaultdict(list, by_place)
 
     def path(self, scope: Scope, i: int) -> tuple[str, ...]:
         """Names of nodes from a head to node ``i`` (the shortest way back, at most eight)."""

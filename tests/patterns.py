@@ -819,6 +819,188 @@ def loop_over_classes_whose_count_is_used() -> Pattern:
     )
 
 
+def collecting(body: str, weights: str = "", trips: str = "times") -> Pattern:
+    """A Loop over classes that carries what it has found, and adds to it; ``body`` says what."""
+    known, start, heads = front()
+    known += LIMITS + ", int64[1] none = {0}, int64[2] no_boxes = {0, 4}, int64 start = {0}"
+    known += ", float threshold = {0.2}, int64 times = {5}" + weights
+    start += (
+        FLAT
+        + f"""
+      true = Constant <value = bool {{1}}> ()
+      ids_0 = ConstantOfShape <value = int64[1] {{0}}> (none)
+      values_0 = ConstantOfShape (none)
+      places_0 = ConstantOfShape (no_boxes)
+      last, labels, scores, boxes = Loop ({trips}, true, start, ids_0, values_0, places_0)
+          <body = each (int64 i, bool go_in, int64 n, int64[A] ids_in, float[A] values_in,
+          float[A,4] places_in) => (bool go, int64 next, int64[B] ids_out, float[B] values_out,
+          float[B,4] places_out) {{
+        next = Add (n, one)
+        class_at = Add (n, one)
+        own = Gather <axis = 1> (table, class_at)"""
+        + body
+        + """
+        ids_out = Concat <axis = 0> (ids_in, ids)
+        values_out = Concat <axis = 0> (values_in, values)
+        places_out = Concat <axis = 0> (places_in, places)
+      }>"""
+    )
+    return Pattern(graph(OUTPUTS, known, start), heads, some=2)
+
+
+ABOVE = """
+        hits = Greater (own, threshold)
+        rows = NonZero (hits)
+        at = Squeeze (rows, c0)"""
+HITS = """
+        values = Gather <axis = 0> (own, at)
+        places = Gather <axis = 0> (rect, at)
+        size = Shape (values)
+        ids = Expand (class_at, size)"""
+
+
+@pattern
+def loop_over_classes_that_collects() -> Pattern:
+    """A Loop over classes that carries all detections so far"""
+    body = """
+        go = Identity (go_in)"""
+    return collecting(body + ABOVE + HITS)
+
+
+@pattern
+def loop_over_classes_without_a_trip_count() -> Pattern:
+    """A Loop over classes that its condition alone ends"""
+    body = """
+        go = Less (next, five)"""
+    return collecting(body + ABOVE + HITS, ", int64 five = {5}", trips="")
+
+
+@pattern
+def loop_over_classes_with_an_if() -> Pattern:
+    """An If in a Loop over classes: rows of the class, or none"""
+    body = """
+        go = Identity (go_in)"""
+    choice = """
+        count = Size (at)
+        some = Greater (count, start)
+        values, places, ids = If (some) <then_branch = read () =>
+            (float[F] yes_values, float[F,4] yes_places, int64[F] yes_ids) {
+          yes_values = Gather <axis = 0> (own, at)
+          yes_places = Gather <axis = 0> (rect, at)
+          size = Shape (yes_values)
+          yes_ids = Expand (class_at, size)
+        }, else_branch = nothing () => (float[G] no_values, float[G,4] no_places, int64[G] no_ids) {
+          no_values = ConstantOfShape (none)
+          no_places = ConstantOfShape (no_boxes)
+          no_ids = ConstantOfShape <value = int64[1] {0}> (none)
+        }>"""
+    return collecting(body + ABOVE + choice)
+
+
+@pattern
+def loop_over_classes_with_a_case() -> Pattern:
+    """A Loop over classes that treats one of them in its own way"""
+    body = """
+        go = Identity (go_in)
+        case = Equal (class_at, four)
+        less = Mul (own, most_of)
+        weighed = Where (case, less, own)
+        hits = Greater (weighed, threshold)
+        rows = NonZero (hits)
+        at = Squeeze (rows, c0)"""
+    return collecting(body + HITS, ", int64 four = {4}, float most_of = {0.5}")
+
+
+# -------------------------------------------------------------------------------------------- scans
+
+
+def scan(text: str, weights: str = "", ends: str | None = None, **known: Any) -> Pattern:
+    """A Scan; ``by_class`` holds a row of scores for each class but the background."""
+    known_weights, start, heads = front()
+    known_weights += LIMITS + ", int64[1] beyond = {9223372036854775807}, int64[1] three = {3}"
+    known_weights += ", int64[1] line = {-1}, int64[2] box_rows = {-1, 4}" + weights
+    start += FLAT + """
+      objects = Slice (table, c1, beyond, c1)
+      by_class = Transpose <perm = [1, 0]> (objects)"""
+    ends = ends or """
+      labels = Reshape (all_ids, line)
+      scores = Reshape (all_values, line)
+      boxes = Reshape (all_places, box_rows)"""
+    return Pattern(graph(OUTPUTS, known_weights, start + text + ends), heads, **{"some": 4, **known})
+
+
+BEST = """
+        values, best = TopK (own, three)
+        places = Gather <axis = 0> (rect, best)"""
+
+
+@pattern
+def scan_over_classes() -> Pattern:
+    """A Scan along the class axis, beside a table of labels"""
+    text = """
+      all_ids, all_values, all_places = Scan <num_scan_inputs = 2, scan_input_axes = [1, 0], body =
+          each (float[16] own, int64 id) => (int64[3] ids, float[3] values, float[3,4] places) {"""
+    text += BEST + """
+        ids = Expand (id, three)
+      }> (objects, numbers)"""
+    return scan(text, ", int64[5] numbers = {1, 2, 3, 4, 5}")
+
+
+@pattern
+def scan_over_classes_that_counts() -> Pattern:
+    """A Scan along the class axis whose state counts the classes"""
+    text = """
+      last, all_ids, all_values, all_places = Scan <num_scan_inputs = 1, body =
+          each (int64 n, float[16] own) =>
+          (int64 next, int64[3] ids, float[3] values, float[3,4] places) {
+        next = Add (n, one)"""
+    text += BEST + """
+        ids = Expand (next, three)
+      }> (zero, by_class)"""
+    return scan(text, ", int64 zero = {0}")
+
+
+@pattern
+def scan_over_class_numbers() -> Pattern:
+    """A Scan over a table of class numbers, by which its body reads the scores"""
+    text = """
+      all_ids, all_values, all_places = Scan <num_scan_inputs = 1, body =
+          each (int64 id) => (int64[3] ids, float[3] values, float[3,4] places) {
+        own = Gather <axis = 1> (table, id)"""
+    text += BEST + """
+        ids = Expand (id, three)
+      }> (numbers)"""
+    return scan(text, ", int64[5] numbers = {3, 1, 5, 2, 4}")
+
+
+@pattern
+def scan_over_boxes() -> Pattern:
+    """A Scan over boxes whose body sees the classes of each"""
+    text = """
+      labels, scores, boxes = Scan <num_scan_inputs = 2, scan_input_axes = [1, 0], body =
+          each (float[5] own, float[4] rect_in) => (int64 id, float value, float[4] rect_out) {
+        at = ArgMax <axis = 0, keepdims = 0> (own)
+        id = Add (at, one)
+        value = ReduceMax <axes = [0], keepdims = 0> (own)
+        rect_out = Identity (rect_in)
+      }> (by_class, rect)"""
+    return scan(text, ends="\n", some=2)
+
+
+@pattern
+def scan_with_a_state_for_each_class() -> Pattern:
+    """A Scan over boxes whose state holds the best score of each class"""
+    text = """
+      best = Scan <num_scan_inputs = 1, body = each (float[5] so_far, float[5] own) => (float[5] now) {
+        now = Max (own, so_far)
+      }> (zeros, objects)"""
+    ends = """
+      scores, index = TopK (best, c1)
+      labels = Add (index, one)
+      boxes = Slice (rect, c0, c1, c0)"""
+    return scan(text, ", float[5] zeros = {0, 0, 0, 0, 0}", ends, some=1)
+
+
 # ---------------------------------------------------------------------------------- flattened top-k
 
 TOP = 10

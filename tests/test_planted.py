@@ -209,6 +209,30 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "loop_over_classes_with_rows_joined",
         Reads("class_at", 1, to(0)),
     ),
+    "a label of another class is collected": (
+        "loop_over_classes_that_collects",
+        Reads("class_at", 1, to(2)),
+    ),
+    "the condition ends it as before": (
+        "loop_over_classes_without_a_trip_count",
+        Reads("go", 1, to(2)),
+    ),
+    "an If leaves out classes with few rows": ("loop_over_classes_with_an_if", Reads("some", 1, to(3))),
+    "another class is treated in its own way": (
+        "loop_over_classes_with_a_case",
+        Reads("case", 1, to(2)),
+    ),
+    "a scanned table of labels as it stood": (
+        "scan_over_classes",
+        Reads("all_ids", 1, lambda _: [4, 1, 3]),
+    ),
+    "a count of classes starts one later": ("scan_over_classes_that_counts", Reads("last", 0, to(1))),
+    "a class is scanned twice": ("scan_over_class_numbers", Reads("all_ids", 0, lambda _: [1, 1, 2])),
+    "ids are off by one in a scan": ("scan_over_boxes", Reads("id", 1, to(0))),
+    "a state starts high for a class": (
+        "scan_with_a_state_for_each_class",
+        Reads("best", 0, lambda _: [0, 0, 5]),
+    ),
     # flattened top-k
     "boxes by the old class count": ("top_k_div_mod", Reads("box_at", 1, to(C))),
     "labels by the old class count": ("top_k_div_mod", Reads("label_row", 1, to(C))),

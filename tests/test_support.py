@@ -71,7 +71,7 @@ FAMILIES: dict[str, Iterable[str]] = {
     "over classes": scores.RULES,
     "choosing detections": detections.RULES,
     "reading by index": indexing.RULES,
-    "control flow": control.OPS - {"Scan"},
+    "control flow": control.OPS,
     "detection plugins, in any domain": plugins.KNOWN,
     "quantized and fused": [f"{d}:{op}" if d else op for d, op in plain.FORMS],
 }

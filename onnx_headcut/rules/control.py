@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnx_headcut.analysis import merged
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
 from onnx_headcut.rules.iterated import lookup_of
-from onnx_headcut.rules.loops import control_by, iterate
+from onnx_headcut.rules.loops import control_by, iterate, padded, same_table
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.rules.values import NO_SLOT, filled
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -79,15 +76,6 @@ def with_filler(
     return padded(view, numbers[0], value) if (plain[0] == value).all() else None
 
 
-def padded(view: View, mark: Mark | None, value: float) -> Mark | None:
-    """A mark of class numbers among which ``value`` may stand for no detection."""
-    if isinstance(mark, Lookup):
-        return filled(view, mark, value, NO_SLOT)
-    if isinstance(mark, Columns):
-        return Columns(mark.axis, tuple(padded(view, m, value) for m in mark.marks))
-    return mark
-
-
 def agree(view: View, marks: Sequence[Mark | None]) -> Mark | None:
     """One mark for the outputs of several bodies."""
     found = [m for m in marks if m is not None]
@@ -107,14 +95,3 @@ def agree(view: View, marks: Sequence[Mark | None]) -> Mark | None:
             return first
     view.refuse("its bodies give tensors that depend on classes in different ways")
     return None  # pragma: no cover  refuse() does not return
-
-
-def same_table(a: Lookup, b: Lookup) -> bool:
-    """Whether two tables hold the same before the cut, and may hold the same after it."""
-    return (
-        np.array_equal(a.old, b.old)
-        and np.array_equal(a.ids, b.ids)
-        and len(a.options) == len(b.options)
-        and all(np.array_equal(p.new, q.new) and p.edits == q.edits
-                for p, q in zip(a.options, b.options, strict=True))
-    )  # fmt: skip

@@ -137,9 +137,28 @@ def _choices(
         if scalar and is_fixed(view.scope, view.node.input[i]):
             numbers += [(i, v) for v in counted(counts, value)]
     tables = [(0, v) for v in _tables_read(view, first, chosen)]
+    if view.op == "Equal":
+        tables += [(i, v) for i, v in _class_asked_for(view, first, chosen)]
     yield [], frozenset((view.place, "input", i) for i, _ in numbers + tables)
     for i, value in numbers + tables:
         yield [ed.Replace(view.place, i, value)], frozenset()
+
+
+def _class_asked_for(
+    view: View, first: PerIteration, chosen: Sequence[IteratedOption | None]
+) -> Iterator[tuple[int, Array]]:
+    """A stored number that the iteration's is compared with: the same class's new number."""
+    for k in (0, 1):
+        mark, option, value = view.marks[k], chosen[k], view.old[1 - k].value
+        stored = value is not None and value.size == 1 and is_fixed(view.scope, view.node.input[1 - k])
+        if not isinstance(mark, PerIteration) or option is None or value is None or not stored:
+            continue
+        if any(v.size != 1 for v in (*mark.old, *option.new)):
+            continue
+        new = [v.item() for v in option.new]
+        asked = {n for p, n in zip(first.take, new, strict=True) if mark.old[p].item() == value.item()}
+        if len(asked) < 2:  # of a class that goes, a number that no iteration has
+            yield 1 - k, np.full(value.shape, asked.pop() if asked else max(new) + 1, value.dtype)
 
 
 def _tables_read(

@@ -43,13 +43,14 @@ from onnx_headcut.rules.iterated import (
 from onnx_headcut.rules.movement import RULES as MOVING
 from onnx_headcut.rules.movement import PicksByIteration
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.rules.values import commit, possible
+from onnx_headcut.rules.values import NO_SLOT, commit, filled, possible
 from onnx_headcut.trace import View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.analysis import Scope
+    import onnx
+
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
 
@@ -63,6 +64,10 @@ classes that find nothing."""
 
 WEIGHING = frozenset({"Mul", "Div", "Pow", "Mean", "MatMul", "Gemm", "Mod", "Min"})
 """Ops on a carried value to which every iteration contributes, whatever it finds."""
+
+
+MOST_ROUNDS = 6
+"""How often a body is traced until what it carries has the same mark at both ends."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ def iterate(view: View) -> list[Mark | None]:
     known = body.scope.iterations
     body.scope.tables = {} if known is None else known.tables
     ids = classes_read(view, body)
+    clean = view.trace.mark_now()
     try:
         if ids is not None:
             marks = over_classes(view, body, ids)
@@ -156,6 +162,7 @@ def iterate(view: View) -> list[Mark | None]:
             try:
                 marks = plainly(view, body)
             except Picked as picked:
+                view.trace.go_back(clean)
                 marks = over_classes(view, body, ids := picked.ids)
     finally:
         body.scope.tables = {}
@@ -237,23 +244,26 @@ def traced(
     """
     scope = body.scope
     carried = {s.inner: view.marks[s.slot] for s in body.states}
-    again = True
+    again, rounds, clean = True, 0, view.trace.mark_now()
     while again:
-        again = False
+        view.trace.go_back(clean)
+        again, rounds = False, rounds + 1
+        if rounds > MOST_ROUNDS:
+            view.refuse("what it carries from one iteration to the next never settles")
         scope.forget()
         for name, mark in {**carried, **given}.items():
             if mark is not None:
                 scope.marks[name] = mark
         bind_new(view, body, carried)
-        run(view, scope)
+        run(view, body)
         for state in body.states:
             if state.inner in given or body.origin(state.result) == state.inner:
                 continue
             before, after = carried[state.inner], scope.mark(state.result)
-            wider = widened(before, after)
+            wider = widened(view, state, before, after)
             if wider is None and (before is not None or after is not None):
                 view.refuse("what it carries from one iteration to the next changes its kind")
-            if wider is not before and wider != before:
+            if not same(wider, before):
                 carried[state.inner], again = wider, True
     if body.is_loop:
         decide_condition(View(view.trace, view.scope, view.place[-1]),
@@ -264,8 +274,15 @@ def traced(
     return ends, [scope.mark(name) for name, _ in body.stacks]
 
 
-def widened(before: Mark | None, after: Mark | None) -> Mark | None:
+def widened(view: View, state: State, before: Mark | None, after: Mark | None) -> Mark | None:
     """The mark of a carried value that is ``before`` at first and ``after`` an iteration."""
+    if isinstance(after, Lookup | Columns):
+        if before is None:
+            start = view.old[state.slot].value
+            if start is None or len(np.unique(start)) > 1:
+                return None
+            return padded(view, after, start.flat[0].item()) if start.size else after
+        return after if type(before) is type(after) else None
     if isinstance(after, Rows) and isinstance(before, Rows | None):
         return joined([before, after])
     if before is None and isinstance(after, Labels):
@@ -273,6 +290,37 @@ def widened(before: Mark | None, after: Mark | None) -> Mark | None:
     if isinstance(before, Labels) and before.same(after):
         return before
     return before if before is None and after is None else None
+
+
+def same(a: Mark | None, b: Mark | None) -> bool:
+    """Whether two marks say the same, tables included."""
+    if isinstance(a, Lookup) and isinstance(b, Lookup):
+        return same_table(a, b)
+    if isinstance(a, Columns) and isinstance(b, Columns):
+        pairs = zip(a.marks, b.marks, strict=False)
+        return a.axis == b.axis and len(a.marks) == len(b.marks) and all(same(*p) for p in pairs)
+    return a.same(b) if isinstance(a, Labels) else a == b
+
+
+def same_table(a: Lookup, b: Lookup) -> bool:
+    """Whether two tables hold the same before the cut, and may hold the same after it."""
+    return (
+        np.array_equal(a.old, b.old)
+        and np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.take, b.take)
+        and len(a.options) == len(b.options)
+        and all(np.array_equal(p.new, q.new) and p.edits == q.edits
+                for p, q in zip(a.options, b.options, strict=True))
+    )  # fmt: skip
+
+
+def padded(view: View, mark: Mark | None, value: float) -> Mark | None:
+    """A mark of class numbers among which ``value`` may stand for no detection."""
+    if isinstance(mark, Lookup):
+        return filled(view, mark, value, NO_SLOT)
+    if isinstance(mark, Columns):
+        return Columns(mark.axis, tuple(padded(view, m, value) for m in mark.marks))
+    return mark
 
 
 def lengthened(view: View, state: State, mark: Mark | None) -> None:
@@ -303,9 +351,11 @@ def bind_new(view: View, body: Body, carried: dict[str, Mark | None]) -> None:
             body.scope.after[read.inner] = Fact(shape, now.elem_type)
 
 
-def run(view: View, scope: Scope) -> None:
+def run(view: View, body: Body) -> None:
     """Trace the body; raises Picked where an iteration turns out to stand for a class."""
+    scope = body.scope
     for i, node in enumerate(scope.graph.node):
+        fill_starts(view, body, node)
         try:
             view.trace.visit(scope, i, node)
         except PicksByIteration:
@@ -320,6 +370,23 @@ def run(view: View, scope: Scope) -> None:
                 inner.refuse("an iteration picks several classes, or two pick the same")
                 raise AssertionError from None  # pragma: no cover
             raise Picked(ids) from None
+
+
+def fill_starts(view: View, body: Body, node: onnx.NodeProto) -> None:
+    """Where class numbers join a carried value, what it starts with is a filler among them."""
+    numbers = [m for n in node.input if isinstance(m := body.scope.mark(n), Lookup | PerIteration)]
+    if not numbers or node.op_type not in {"Concat", "Where"}:
+        return
+    for state in body.states:
+        start = view.old[state.slot].value
+        if state.inner not in node.input or body.scope.mark(state.inner) is not None:
+            continue
+        if start is not None and is_fixed(view.scope, view.node.input[state.slot]):
+            table = np.unique(start)
+            none = np.full(len(table), NONE)
+            body.scope.marks[state.inner] = Lookup(
+                none, np.arange(len(table)), table, (Option(table),), state.inner
+            )
 
 
 # ----------------------------------------------------------------------------------- over classes
@@ -366,6 +433,8 @@ def over_classes(view: View, body: Body, ids: Ints) -> list[Mark | None]:
     sure = known is None or known.sure
     marks = [ended(view, body, s, m) for s, m in zip(body.states, ends, strict=True)]
     says = any(isinstance(m, Lookup | Columns | PerIteration) for m in stacks)
+    if says and len({axis for _, axis in body.stacks}) > 1:
+        view.refuse("it stacks rows and their class numbers on different axes")
     for (name, axis), mark in zip(body.stacks, stacks, strict=True):
         marks.append(stack(body.scope.old(name), mark, axis, ids, plain=sure and not says))
     return marks

@@ -306,6 +306,8 @@ def keeps_apart(view: View, lookup: Lookup, option: Option) -> bool:
 def where(view: View, at: list[int]) -> Outcome:
     """Where(found, labels, filler): the filler becomes a position of its own."""
     lookup = view.marks[at[0]]
+    if at == [1, 2]:
+        return Outcome([stacked(view, at)])
     if not isinstance(lookup, Lookup) or len(at) != 1:
         view.refuse("it chooses between two kinds of class numbers")
         raise AssertionError  # pragma: no cover
@@ -350,16 +352,16 @@ def concat(view: View) -> Outcome:
     return Outcome([stacked(view)])
 
 
-def stacked(view: View) -> Lookup:
+def stacked(view: View, inputs: Sequence[int] | None = None) -> Lookup:
     """Class numbers from several levels, one behind the other: one table of all that occurs."""
     parts: list[tuple[Ints, Array, Array]] = []
-    for i, mark in enumerate(view.marks):
-        value = view.old[i].value
+    for i in range(len(view.marks)) if inputs is None else inputs:
+        mark, value = view.marks[i], view.old[i].value
         if isinstance(mark, Lookup):
             option = decide(view, mark, {"ids", "free"})
             gone = np.setdiff1d(np.arange(len(mark.ids)), mark.take)
             at = np.concatenate([mark.take, gone])
-            new = np.concatenate([option.new.astype(np.float64), np.full(len(gone), np.nan)])
+            new = np.concatenate([option.new.astype(np.float64), np.full(len(gone), np.inf)])
             parts.append((mark.ids[at], mark.old[at], new))
         elif mark is None and value is not None and len(np.unique(value)) <= 1:
             fill = value.ravel()[:1]
@@ -368,8 +370,8 @@ def stacked(view: View) -> Lookup:
             view.refuse("class numbers are joined with values that are not known")
     table = np.stack([np.concatenate([np.asarray(p[k], np.float64) for p in parts])
                       for k in range(3)])  # fmt: skip
-    table = np.unique(table, axis=1, equal_nan=True)
-    new, take = table[2], np.flatnonzero(~np.isnan(table[2]))
+    table = np.unique(table, axis=1)
+    new, take = table[2], np.flatnonzero(~np.isinf(table[2]))  # infinite: that value goes
     first = next(m for m in view.marks if isinstance(m, Lookup))
     if view.sel.repeated:  # copies of a class are one position before, and several after
         pairs, place = np.unique(table[:2], axis=1, return_inverse=True)
