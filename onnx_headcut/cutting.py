@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import onnx
 
 from onnx_headcut import __version__, extensions
+from onnx_headcut import edits as ed
 from onnx_headcut import model as files
 from onnx_headcut.analysis import Analysis, analyse
 from onnx_headcut.apply import Applied, apply, renew_shapes
@@ -31,7 +32,7 @@ from onnx_headcut.edits import Begin
 from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.front import exact_map
-from onnx_headcut.inlining import drop_uncalled, exhausted, reachable, settled
+from onnx_headcut.inlining import exhausted, fold, reachable, settled
 from onnx_headcut.labels import Selection
 from onnx_headcut.layout import Layout
 from onnx_headcut.locate import Located, locate
@@ -337,14 +338,17 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
         progress("cutting")
         keep_original = opened is not None or source.path is None or validation
         proto, applied = _applied(source, known, plan, wanted, fit, copy=keep_original)
+        inlined = _folded(known, plan, written, proto)
+        source = inlined.source if inlined is not None else source
         after = figures(known.analysis, known.located, proto)
     verdict = None if fit is None else _doubt(fit, known.classes)
     if validation and verdict is None:
         progress("validating")
         subject = Subject(source, proto, plan, wanted, applied, source, known.plugins,
-                          written.proto, known.inlined)  # fmt: skip
+                          written.proto, inlined)  # fmt: skip
         verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
-        verdict = verdict if fit is None else _noted(verdict, fit, known.classes)
+        if fit is not None and pictures is not None:
+            verdict = _proved(verdict, subject, fit, known.classes, pictures, provider)
     result = Cut(proto, plan, before, after, known.classes, wanted, verdict, target, fit)
     if wanted.identity and written is not source:
         result = replace(result, lean=_copy(written.proto))
@@ -404,8 +408,14 @@ def validate(  # noqa: PLR0913
     progress("validating")
     # what another tool made is held against the original by its numbers alone
     applied = None if record is None else apply(_copy(source.proto), plan.edits, source.folder)
+    inlined = known.inlined
+    if inlined is not None and inlined.blocks:
+        again = _copy(source.proto)
+        apply(again, plan.edits, source.folder)
+        inlined = _folded(known, plan, written, again)
+        source = inlined.source if inlined is not None else source
     subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins,
-                      written.proto, known.inlined)  # fmt: skip
+                      written.proto, inlined)  # fmt: skip
     return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
 
 
@@ -485,9 +495,24 @@ def _doubt(fit: Fit, classes: Classes) -> Verdict | None:
     return calibration.doubt(fit, [classes.name(c) for c in range(classes.count)])
 
 
-def _noted(verdict: Verdict, fit: Fit, classes: Classes) -> Verdict:
+def _proved(
+    verdict: Verdict,
+    subject: Subject,
+    fit: Fit,
+    classes: Classes,
+    pictures: Sequence[Picture],
+    provider: str,
+) -> Verdict:
+    """The verdict with what a fitted background was found to be."""
     from onnx_headcut.fitting import calibration  # noqa: PLC0415
+    from onnx_headcut.validation.fitted import Side  # noqa: PLC0415
 
+    plan = subject.plan
+    sides = (
+        Side(*_runnable(subject.source.proto, subject.source), plan.sites),
+        Side(*_runnable(subject.proto, subject.home), plan.cut_sites),
+    )
+    verdict = calibration.proved(verdict, fit, subject.class_map, sides, pictures, provider)
     return calibration.noted(verdict, fit, [classes.name(c) for c in range(classes.count)])
 
 
@@ -499,10 +524,23 @@ def _recorded(record: CutRecord, classes: Classes) -> ClassMap:
     return found
 
 
+def _folded(
+    known: Understood, plan: Plan, written: files.Source, proto: onnx.ModelProto
+) -> Inlined | None:
+    """Fold calls that the cut left alone in ``proto``; the original, with the others inlined."""
+    if known.inlined is None or not known.inlined.blocks:
+        return known.inlined
+    sites = frozenset(s.value for s in (*plan.sites, *plan.cut_sites))
+    return fold(known.inlined, written.proto, proto, sites)
+
+
 def _told(plan: Plan, known: Understood) -> Plan:
     """The plan with the calls that were inlined for it."""
-    calls = known.inlined.calls if known.inlined else ()
-    steps = [Step(node, op, f"inlined: {n} nodes in its place") for node, op, n in calls]
+    graph = known.analysis.main.graph
+    edited = {o for e in plan.edits for o in list(ed.node_at(graph, e.place)[1].output)[:1]}
+    blocks = known.inlined.touched(edited) if known.inlined else []
+    steps = [Step(b.call.name or b.call.output[0], b.call.op_type,
+                  f"inlined: {len(b.nodes)} nodes in its place") for b in blocks]  # fmt: skip
     return replace(plan, steps=(*steps, *plan.steps))
 
 
@@ -539,7 +577,6 @@ def _applied(
     if wanted.identity:
         return proto, Applied()
     applied = apply(proto, plan.edits, source.folder)
-    drop_uncalled(proto, reachable(source.proto))
     renew_shapes(proto.graph, plan.changed)
     existing = {p.key: p.value for p in proto.metadata_props}
     new = cut_metadata(
@@ -618,7 +655,7 @@ def _validate(
         original_dir=original_dir,
         cut_dir=cut_dir,
     )
-    if subject.inlined is not None and subject.inlined.calls and subject.written is not None:
+    if subject.inlined is not None and subject.inlined.blocks and subject.written is not None:
         from onnx_headcut.validation.inlined import with_inlining  # noqa: PLC0415
 
         verdict = with_inlining(verdict, subject.written, subject.source.proto,

@@ -48,6 +48,9 @@ SEEN = 0.5
 GAIN = 1e-3
 """Share of the error that a fit has to take away, or the row stays the background's own."""
 
+CHECKED = 4
+"""Held-out pictures on which validation finds out by itself how far the rows are."""
+
 MOST_PLACES = 4096
 """Places of one head in one run that are looked at; of more, as many are drawn (seeded)."""
 
@@ -73,6 +76,8 @@ class Fit:
     not see. ``ridge`` is None where no change did better than any: rows are the background's own.
     ``shown``: in how many pictures the original sees each dropped class. ``combined``: heads where
     rows were combined rather than features weighed. ``sha256`` is that of the pictures as fed.
+    ``check`` is for validation: how far the rows' logits are from what they stand for on the
+    pictures ``checked``, a root mean square over all places alike.
     """
 
     rows: dict[str, Given] = field(repr=False)
@@ -84,6 +89,8 @@ class Fit:
     after: Errors
     combined: tuple[str, ...]
     sha256: str
+    checked: tuple[int, ...]
+    check: float
 
     @property
     def conclusive(self) -> bool:
@@ -205,13 +212,14 @@ class _Fitting:
             progress(f"choosing the ridge: picture {n + 1} of {count}")
             self._judge(n, tried, tally)
         best = tally.best
-        rows = {}
+        rows, finals = {}, []
         for k, head in enumerate(self.heads):
             parts[0][k] += parts[1][k]
             change = np.zeros((head.anchors, head.size + 1))
             if best:
                 change = parts[0][k].solve(RIDGES[best - 1 : best])[0]
             rows[head.value] = head.given(self.columns.background, change)
+            finals.append(change)
         return Fit(
             rows,
             RIDGES[best - 1] if best else None,
@@ -222,15 +230,31 @@ class _Fitting:
             tally.errors(best),
             tuple(h.value for h in self.heads if h.features is None),
             self.digest.hexdigest(),
+            tuple(held[:CHECKED]),
+            self._check(held[:CHECKED], finals),
         )
 
-    def _places(self, n: int, feed: Feed) -> Iterator[tuple[Array, Floats]]:
-        """Features and scores of picture ``n`` at each head."""
+    def _check(self, numbers: Sequence[int], changes: Sequence[Floats]) -> float:
+        """How far the logits are from what they stand for, on some pictures."""
+        squares, count = 0.0, 0
+        for n in numbers:
+            places = self._places(n, self.pictures[n](), most=None)
+            for (features, scores), change in zip(places, changes, strict=True):
+                logit = np.asarray(features, np.float64) @ change[:, :-1].T + change[:, -1]
+                logit += scores[..., self.columns.background]
+                squares += float(((logit - self.columns.target(scores)) ** 2).sum())
+                count += logit.size
+        return float(np.sqrt(squares / max(count, 1)))
+
+    def _places(
+        self, n: int, feed: Feed, most: int | None = MOST_PLACES
+    ) -> Iterator[tuple[Array, Floats]]:
+        """Features and scores of picture ``n`` at each head, at ``most`` of the places."""
         values = self.session.run(feed)
         for k, head in enumerate(self.heads):
             features, scores = head.places(values)
-            if len(features) > MOST_PLACES:
-                drawn = np.random.default_rng([n, k]).choice(len(features), MOST_PLACES, replace=False)
+            if most is not None and len(features) > most:
+                drawn = np.random.default_rng([n, k]).choice(len(features), most, replace=False)
                 features, scores = features[np.sort(drawn)], scores[np.sort(drawn)]
             yield features, scores
 

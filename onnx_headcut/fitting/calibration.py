@@ -14,6 +14,7 @@ from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.fitting.background import Fit, fit_background
 from onnx_headcut.fitting.heads import WAY_OUT, heads_of
 from onnx_headcut.model import to_array
+from onnx_headcut.validation.fitted import Side, background_error
 from onnx_headcut.validation.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -145,6 +146,32 @@ def doubt(fit: Fit, names: Sequence[str]) -> Verdict | None:
         f"that is dropped ({dropped}): give pictures with such objects in them"
     )
     return Verdict("inconclusive", (reason,))
+
+
+def proved(
+    verdict: Verdict,
+    fit: Fit,
+    wanted: ClassMap,
+    sides: tuple[Side, Side],
+    pictures: Sequence[Picture],
+    provider: str,
+) -> Verdict:
+    """The verdict after the cut's background was held against what it was fitted to."""
+    assert wanted.background is not None  # noqa: S101  (with_background_given looked)
+    found, rounding = background_error(
+        *sides,
+        (wanted.background, *sorted(_dropped(wanted))),
+        wanted.count,
+        (pictures[n]() for n in fit.checked),
+        provider,
+    )
+    if abs(found - fit.check) <= 0.01 * fit.check + rounding:
+        return verdict
+    reason = (
+        f"the cut's background is not the one that was fitted: it is {found:.4g} (root mean square) "
+        f"from what it should stand for, and the fit is {fit.check:.4g}"
+    )
+    return replace(verdict, status="failed", reasons=(*verdict.reasons, reason))
 
 
 def noted(verdict: Verdict, fit: Fit, names: Sequence[str]) -> Verdict:
