@@ -53,6 +53,7 @@ _PATIENCE = 3.0  # seconds that a worker has for ending by itself
 class Task:
     """One cut. ``arguments`` are keywords of `onnx_headcut.cut`, ``feeds`` of `onnx_headcut.Feeds`.
 
+    So are ``fit``, the pictures that the background is fitted to.
     ``report`` says what is wanted beside it: page, images, annotations, preprocess.
     """
 
@@ -61,6 +62,7 @@ class Task:
     output: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -165,7 +167,7 @@ def _open(order: Order) -> Opened | None:
 
     reading = dict(order.reading)
     links = reading.pop("follow_links", False)
-    runs = any(_said(task, "validation") for task in order.tasks)
+    runs = any(_said(t, "validation") or t.fit or _said(t, "fit_background") for t in order.tasks)
     source = order.tasks[0].source
     opened = open_model(source, Options(**reading), follow_links=links, small=not runs)
     if not all(_said(task, "dry_run") for task in order.tasks):
@@ -325,7 +327,11 @@ def _cut(opened: Opened | None, order: Order, task: Task, told: Callable[[str], 
     dry_run = _said(task, "dry_run")
     reports = _reports(task) if _said(task, "validation") and not dry_run else None
     feeds = Feeds(**task.feeds) if task.feeds else None
-    arguments = task.arguments if opened is not None else {**order.reading, **task.arguments}
+    arguments = dict(task.arguments)
+    if opened is None:
+        arguments |= order.reading
+    if task.fit:
+        arguments["fit_background"] = Feeds(**task.fit)
     model = opened if opened is not None else Path(task.source)
     result = cut(model, task.keep, task.output, feeds=feeds, progress=told, **arguments)
     document = documents.of_cut(result, dry_run=dry_run)

@@ -79,8 +79,8 @@ def test_the_reference_is_what_the_program_says() -> None:
 def keys_of_recipes() -> str:
     both = "At the top for all variants, or in a variant"
     groups = (
-        ("At the top", keys.SOURCE),
-        (both, (keys.MAP, keys.OUTPUT, *keys.CUT)),
+        ("At the top", (*keys.SOURCE, keys.PREPROCESS)),
+        (both, (keys.MAP, keys.OUTPUT, *keys.CUT, keys.FIT)),
         (f"`[validation]`: {both[0].lower()}{both[1:]}", (*keys.VALIDATION, *keys.FEEDS)),
         (f"`[report]`: {both[0].lower()}{both[1:]}", keys.REPORT),
         ("`[report]`: at the top", keys.FILES),

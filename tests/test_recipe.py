@@ -213,10 +213,12 @@ def test_a_mistake_ends_with_2_before_any_work(folder: Path) -> None:
 
 
 def test_every_keyword_of_cut_can_be_said_in_a_recipe() -> None:
-    known = {k.keyword for k in (*keys.SOURCE, keys.MAP, keys.OUTPUT, *keys.CUT, *keys.VALIDATION)}
+    alone = (keys.MAP, keys.OUTPUT, keys.FIT)
+    known = {k.keyword for k in (*keys.SOURCE, *alone, *keys.CUT, *keys.VALIDATION)}
     aside = {"model", "source", "feeds", "force", "dry_run", "progress"}
     assert set(inspect.signature(hc.cut).parameters) - aside == known - aside
-    assert {k.name for k in keys.FEEDS} == set(inspect.signature(hc.Feeds).parameters)
+    feeds = {k.name for k in (*keys.FEEDS, keys.PREPROCESS)}
+    assert feeds == set(inspect.signature(hc.Feeds).parameters)
 
 
 def test_a_variant_says_otherwise_than_the_top() -> None:
@@ -231,6 +233,49 @@ def test_a_variant_says_otherwise_than_the_top() -> None:
     assert a.settings == {"ids": "original", "provider": "cpu"}
     assert b.settings == {"ids": "compact", "provider": "cuda"}
     assert a.feeds == b.feeds == {"arrays": "a"}
+
+
+def test_maps_and_modes_are_those_of_single_runs(tmp_path: Path) -> None:
+    shipped = SHAPES / "ssd_shapes_ts_softmax.onnx"
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (128, 128, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{seed}.png")
+    text = f"""
+        source = "{shipped.as_posix()}"
+        validation.enabled = false
+        [variants.grown]
+        keep = "heart, star, comet=new(normal 0.01), moon=new"
+        seed = 5
+        [variants.merged]
+        keep = "sign=stop sign|hexagon, heart"
+        scores = "exact"
+        merge = "max"
+        [variants.any]
+        keep = "random 4"
+        seed = 2
+        """
+    (tmp_path / "headcut.toml").write_text(text)
+    assert hc.build(hc.read_recipe(tmp_path / "headcut.toml"))
+    alone = tmp_path / "alone.onnx"
+    singles = {
+        "grown": ("--keep", "heart, star, comet=new(normal 0.01), moon=new", "--seed", "5"),
+        "merged": ("--keep", "sign=stop sign|hexagon, heart", "--scores", "exact", "--merge", "max"),
+        "any": ("--keep", "random 4", "--seed", "2"),
+    }
+    for name, arguments in singles.items():
+        done = run_cli("cut", shipped, *arguments, "--no-validate", "--force", "--output", alone)
+        assert done.code == 0, done.err
+        assert alone.read_bytes() == (tmp_path / f"{name}.onnx").read_bytes()
+
+
+def test_a_background_is_fitted_to_pictures_of_the_recipe(tmp_path: Path) -> None:
+    data = {
+        "source": "x", "keep": "1", "output": "o", "fit_background": ["a.png", "b.npz"],
+        "preprocess": "uint8", "validation": {"images": "c.png"},
+    }  # fmt: skip
+    (variant,) = parse(data, tmp_path, "it").variants
+    assert variant.fit == {"images": ("a.png", "b.npz"), "preprocess": "uint8"}
+    assert variant.feeds == {"images": ("c.png",), "preprocess": "uint8"}
 
 
 def test_reports_of_all_variants(folder: Path) -> None:

@@ -95,7 +95,15 @@ def build(  # noqa: PLR0913  (each is one option of the command line)
         override["validation"] = validation
     said = {} if provider is None else {"provider": provider}
     tasks = tuple(
-        Task(recipe.source, v.keep, v.output, {**v.settings, **override, **said}, v.feeds, v.report)
+        Task(
+            recipe.source,
+            v.keep,
+            v.output,
+            {**v.settings, **override, **said},
+            v.feeds,
+            v.fit,
+            v.report,
+        )
         for v in chosen
     )
     if jobs is not None and jobs < 1:

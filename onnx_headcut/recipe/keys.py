@@ -120,10 +120,21 @@ SOURCE = (
 )
 """Keys at the top alone: they say how the model is read, once."""
 
+PREPROCESS = Key(
+    "preprocess", TEXT, "How a picture becomes an input, wherever pictures are named here; as "
+    "--preprocess takes it.",
+)  # fmt: skip
+"""At the top alone."""
+
 MAP = Key("keep", SPEC, "The classes to keep, in their new order, as --keep takes them.")
 OUTPUT = Key(
     "output", PATH, "The file to write; {variant} stands for the variant's name. Without it: "
     "NAME.onnx for a variant.",
+)  # fmt: skip
+
+FIT = Key(
+    "fit_background", PATHS, "Pictures that the background of a softmax is fitted to, as "
+    "--fit-background takes them.",
 )  # fmt: skip
 
 CUT = (
@@ -147,7 +158,6 @@ VALIDATION = (
 FEEDS = (
     Key("arrays", PATH, "Validate on the arrays of this .npz file."),
     Key("images", PATHS, "Validate on these pictures."),
-    Key("preprocess", TEXT, "How a picture becomes an input, as --preprocess takes it."),
 )
 """Keys of ``[validation]`` that together become the keyword ``feeds``."""
 
@@ -155,7 +165,6 @@ REPORT = (
     Key("page", PATH, "A page for people (HTML); {variant} stands for the variant's name."),
     Key("images", PATH, "A folder of pictures to measure drift on."),
     Key("annotations", PATH, "What is in them, in COCO's format."),
-    Key("preprocess", TEXT, "How those pictures become inputs."),
 )
 """Keys of the table ``[report]``, at the top or in a variant."""
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _NAME = "{variant}"
 _SECTIONS = ("validation", "report")
-_OF_VARIANT = (keys.MAP, keys.OUTPUT, *keys.CUT)
+_OF_SOURCE = (*keys.SOURCE, keys.PREPROCESS)
+_OF_VARIANT = (keys.MAP, keys.OUTPUT, keys.FIT, *keys.CUT)
 _OF_VALIDATION = (*keys.VALIDATION, *keys.FEEDS)
 _SPECIAL = "*?["
 
@@ -34,7 +35,8 @@ _SPECIAL = "*?["
 class Variant:
     """One cut: the classes to keep, the file to write, and the keywords of `onnx_headcut.cut`.
 
-    ``feeds`` are those of `onnx_headcut.Feeds`, ``report`` the keys of the recipe's ``[report]``.
+    ``feeds`` and ``fit`` are keywords of `onnx_headcut.Feeds`: what validation runs on, and what the
+    background is fitted to. ``report`` are the keys of the recipe's ``[report]``.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Variant:
     output: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     feeds: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -68,7 +71,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 def parse(data: Mapping[str, Any], folder: Path, name: str) -> Recipe:
     """Check all keys of a recipe and give it; ``name`` is how messages call it."""
-    top = (*keys.SOURCE, *_OF_VARIANT)
+    top = (*_OF_SOURCE, *_OF_VARIANT)
     _demand_known(data, [*(k.name for k in top), *_SECTIONS, "variants"], name)
     common = _values(data, top, name)
     if "source" not in common:
@@ -81,7 +84,7 @@ def parse(data: Mapping[str, Any], folder: Path, name: str) -> Recipe:
         named = {stem: {}}
     elif not named:
         raise InputError(f"{name}: there is no variant", advice="Write: [variants.NAME]")
-    shared = {k.name: common[k.name] for k in _OF_VARIANT if k.name in common}
+    shared = {k: v for k, v in common.items() if k not in {s.name for s in keys.SOURCE}}
     variants = tuple(
         _variant(key, table, (shared, sections), (folder, f"{name}, [variants.{key}]"))
         for key, table in named.items()
@@ -128,8 +131,13 @@ def _variant(
     said = {s: {**sections[s], **_section(table, s, where, top=False)} for s in _SECTIONS}
     validation, report = said["validation"], said["report"]
     feeds = {k.name: validation[k.name] for k in keys.FEEDS if k.name in validation}
-    if "images" in feeds:
-        feeds["images"] = tuple(_matching(feeds["images"], folder, where))
+    fit = {"images": values[keys.FIT.name]} if keys.FIT.name in values else {}
+    for pictures in (feeds, fit, report):
+        if "images" in pictures and keys.PREPROCESS.name in values:
+            pictures["preprocess"] = values[keys.PREPROCESS.name]
+    for pictures in (feeds, fit):
+        if "images" in pictures:
+            pictures["images"] = tuple(_matching(pictures["images"], folder, where))
     if report and validation.get("enabled") is False:
         raise InputError(
             f"{where}: a report tells of validation, which is switched off",
@@ -143,7 +151,7 @@ def _variant(
         if k.name in values or k.name in validation
     }
     output = str(values.get("output", f"{key}.onnx")).replace(_NAME, key)
-    return Variant(key, values[keys.MAP.name], output, settings, feeds, report)
+    return Variant(key, values[keys.MAP.name], output, settings, feeds, fit, report)
 
 
 def _section(data: Mapping[str, Any], section: str, where: str, *, top: bool = True) -> dict[str, Any]:
@@ -178,7 +186,7 @@ def _values(table: Mapping[str, Any], known: Sequence[Key], where: str) -> dict[
 def _demand_known(table: Iterable[str], names: Sequence[str], where: str) -> None:
     """Raise InputError for an unknown key, which may belong to another place."""
     places = {
-        "at the top": [k.name for k in (*keys.SOURCE, *_OF_VARIANT)],
+        "at the top": [k.name for k in (*_OF_SOURCE, *_OF_VARIANT)],
         "in [validation]": [k.name for k in _OF_VALIDATION],
         "in [report]": [k.name for k in (*keys.REPORT, *keys.FILES)],
     }
