@@ -6,11 +6,14 @@
     ├── UsageError         2   wrong usage: options, class names, files that may not be written
     ├── InputError         2   a file that cannot be read as what it should be
     ├── GraphRefused       3   a graph that cannot be cut safely: unsupported or ambiguous
+    │   └── CallReached    3   class scores reach local functions (met inside: these are inlined)
     ├── ProviderError      4   an execution provider that was asked for and cannot be used
     └── ValidationFailed   1   the cut model differs from the reference, or nothing was compared
 
 Every message says what is wrong, where (file, node, op, axis), and what to do next.
 """
+
+from collections.abc import Sequence
 
 
 class HeadcutError(Exception):
@@ -58,6 +61,23 @@ class GraphRefused(HeadcutError):
         where = f"{op} node {node!r}: " if node or op else ""
         route = f" (reached by {' → '.join(path)})" if path else ""
         super().__init__(f"{where}{what}{route}", advice=advice)
+
+
+class CallReached(GraphRefused):
+    """Class scores reach calls of local functions, at ``places``; they can be inlined."""
+
+    def __init__(
+        self,
+        what: str,
+        places: Sequence[tuple[int, ...]],
+        *,
+        node: str = "",
+        op: str = "",
+        path: tuple[str, ...] = (),
+    ) -> None:
+        self.places = tuple(places)
+        advice = "inline it first with onnx.inliner.inline_local_functions"
+        super().__init__(what, node=node, op=op, path=path, advice=advice)
 
 
 class ProviderError(HeadcutError):

@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ class Source:
     stamp: atomic.Stamp | None = None
     links: bool = False
     _digest: _Digest | None = None
+    _sha256: str = ""
 
     @property
     def folder(self) -> Path | None:
@@ -84,10 +85,19 @@ class Source:
     @property
     def sha256(self) -> str:
         """Of the file, or of the deterministic serialization of a protobuf."""
+        if self._sha256:
+            return self._sha256
         if self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
         self.start_hashing()
         return self._digest.result() if self._digest else ""
+
+    def rewritten(self, proto: onnx.ModelProto) -> Source:
+        """The same model in other words: it still goes by the file's name and sum."""
+        if self.path is not None:
+            self.start_hashing()
+            return replace(self, proto=proto)
+        return replace(self, proto=proto, _sha256=self.sha256)
 
     def whole(self) -> atomic.FileRange:
         """All of the file, for copying."""

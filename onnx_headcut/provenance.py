@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import CallReached
 from onnx_headcut.facts import attributes
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules import elementwise
@@ -156,15 +156,10 @@ class Flow:
             node = self.scope.graph.node[i]
             for name in node.output:
                 hidden[name] = self._is_hidden(name, hidden)
+        self._refuse_calls(hidden)
         for i, original in enumerate(self.scope.graph.node):
             form = plain(original)
             node = original if form is None else form.node
-            if (node.domain, node.op_type) in self.layers and not all(hidden[o] for o in node.output):
-                raise GraphRefused(
-                    "a local function with weights in it may make the class scores",
-                    node=node.name or node.output[0], op=node.op_type,
-                    advice="inline it first with onnx.inliner.inline_local_functions",
-                )  # fmt: skip
             if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
                 continue
             if self._is_expectation(node):
@@ -184,6 +179,20 @@ class Flow:
             if leaf.activation:
                 origin.history = self._advance(origin, leaf.activation)
             self.origins[leaf.value] = origin
+
+    def _refuse_calls(self, hidden: dict[str, bool]) -> None:
+        """Say which calls have weights in them and may make the class scores."""
+        nodes = self.scope.graph.node
+        found = [i for i, node in enumerate(nodes) if (node.domain, node.op_type) in self.layers
+                 and not all(hidden[o] for o in node.output)]  # fmt: skip
+        if found:
+            first = nodes[found[0]]
+            raise CallReached(
+                "a local function with weights in it may make the class scores",
+                [(i,) for i in found],
+                node=first.name or first.output[0],
+                op=first.op_type,
+            )
 
     def _is_stored(self, name: str) -> bool:
         from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine

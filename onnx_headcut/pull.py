@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_headcut.classes.record import fronts_of
 from onnx_headcut.demand import is_fixed
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import CallReached, GraphRefused
 from onnx_headcut.front import behind
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.plain import simple
@@ -222,6 +222,13 @@ class _Walk:
         return Labels(axes[0], along.astype(np.int64))
 
     def _refuse(self, node: onnx.NodeProto, what: str) -> None:
+        if (node.domain, node.op_type) in self.interpreter.functions:
+            raise CallReached(
+                "class scores come through a local function",
+                [(self.scope.index.producer[node.output[0]],)],
+                node=node.name or node.output[0],
+                op=node.op_type,
+            )
         raise GraphRefused(
             what,
             node=node.name or node.output[0],

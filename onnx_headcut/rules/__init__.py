@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_headcut.errors import CallReached
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
 from onnx_headcut.plain import FORMS
 from onnx_headcut.rules import (
@@ -67,6 +68,15 @@ def outcome(view: View, head: Labels | None) -> Outcome:
     rule = extensions.find(view.node) if extensions else None
     if rule is not None and any(isinstance(m, Labels | Lookup | Columns) for m in view.marks):
         return rule.apply(view)
+    function = (view.node.domain, view.op) in view.trace.interpreter.functions
+    if function and any(m is not None and not isinstance(m, Rows) for m in view.marks):
+        raise CallReached(
+            "class scores go through a local function",
+            [view.place],
+            node=view.node.name or view.node.output[0],
+            op=view.op,
+            path=view.trace.path(view.scope, view.place[-1]),
+        )
     if view.op in control.OPS:
         return control.control(view)
     shown = quantized.shown(view)
@@ -104,8 +114,6 @@ def told(view: View) -> Outcome:
 
 def advice(view: View) -> str:
     """What to do where no rule covers a node."""
-    if (view.node.domain, view.op) in view.trace.interpreter.functions:
-        return "it is a local function: inline it first with onnx.inliner.inline_local_functions"
     if view.node.domain not in STANDARD_DOMAINS:
         return f"{GENERIC_ADVICE}; or give a rule for {view.op} with --plugin (docs/rules.md)"
     return GENERIC_ADVICE
