@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
@@ -29,8 +30,6 @@ from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide,
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    import onnx
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.inputs import NamedFeed
@@ -74,7 +73,8 @@ def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
     _know(settings.tolerances, before, sites)
     total = max((label for site in sites for label in site.ids), default=-1) + 1
     total = max(total, max(order, default=-1) + 1)
-    subject = _Subject(before, after, tuple(sites), tuple(cut_sites), feeds, provider)
+    rounded = _rounded(after, claims)
+    subject = _Subject(before, after, tuple(sites), tuple(cut_sites), feeds, provider, rounded)
     if rows is None:
         return _search(subject, probe.Columns(total, tuple(order), background), settings, claims)
     verdicts = []
@@ -94,6 +94,14 @@ class _Subject:
     cut_sites: tuple[Site, ...]
     feeds: Sequence[NamedFeed] | None
     provider: str
+    rounded: tuple[np.dtype[Any], ...] = ()
+
+
+def _rounded(cut: Model, claims: Claims | None) -> tuple[np.dtype[Any], ...]:
+    """The types to which a class map rounded what it made: sums of rows in half precision."""
+    made = {mixture.name for mixture in claims.mixtures} if claims is not None else set()
+    kinds = {t.data_type for t in cut.proto.graph.initializer if t.name in made}
+    return tuple(onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in sorted(kinds))
 
 
 def _search(
@@ -153,6 +161,7 @@ class _Proof:
     ) -> None:
         self.original, self.cut, self.provider = subject.original, subject.cut, subject.provider
         self.columns, self.settings, self.chunk = columns, settings, chunk
+        self.rounded = subject.rounded
         self.ledger = Ledger(columns, settings)
         self.pair: Pair | None = None
         self.used: list[str] = []
@@ -248,7 +257,8 @@ class _Proof:
         flow = pair.original.flow
         probed = [name for name in pair.original.outputs if name in flow.reached]
         before, after = pair.meanings(probed) if probed else ({}, {})
-        layout = Layout(self.ledger, self.columns, pair.precision, pair.steps())
+        precision = [*pair.precision, *self.rounded]
+        layout = Layout(self.ledger, self.columns, precision, pair.steps())
         for name in pair.original.outputs:
             if name in flow.chosen:
                 layout.add_chosen(name, before[name], after[name])
