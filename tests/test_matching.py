@@ -49,6 +49,21 @@ def test_rows_without_boxes_do_not_move() -> None:
     assert d.moved(group, rows, rows, d.Match(0, (0,), (0,))) == 0
 
 
+@pytest.mark.parametrize(
+    ("row", "forgiven"),
+    [
+        ([70.0, 70, 80, 80, 0.9, 3], True),
+        ([70.0, 70, 80, 80, 0.95, 3], False),  # no tie: it should have stood further up
+        ([10.0, 10, 20, 20, 0.9, 4], False),  # the same object with another id
+    ],
+)
+def test_the_last_slot_goes_to_either_of_equals(row: list[float], forgiven: bool) -> None:  # noqa: FBT001
+    expected = np.array([[40.0, 40, 50, 50, 0.99, 3], ROW])
+    got, allowed = np.array([expected[0], row]), np.full((2, 6), 1e-5)
+    found = d.forgive_last(GROUP, d.Match(1, (1,), (1,)), expected, got, allowed)
+    assert (not found.missing and not found.extra) == forgiven
+
+
 class _Moved(Tiny):
     """Its boxes lie half a pixel beside those of the original."""
 

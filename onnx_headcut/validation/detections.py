@@ -298,6 +298,27 @@ def forgive_ties(group: Group, found: Match, expected: Floats, got: Floats) -> M
     return replace(found, missing=(), extra=()) if tied and not same else found
 
 
+def forgive_last(
+    group: Group, found: Match, expected: Floats, got: Floats, allowed: Floats
+) -> Match:
+    """Leave out unmatched rows whose score is that of the last slot, but for rounding.
+
+    Where slots are few, rounding decides which of two such rows takes the last one. A row that
+    differs in its class id only is no such case.
+    """
+    if group.score is None or not found.missing or len(found.missing) != len(found.extra):
+        return found
+    missing, extra = expected[list(found.missing)], got[list(found.extra)]
+    others = [c for c in range(expected.shape[1]) if c not in group.labels]
+    step = allowed.max(0)
+    near = np.abs(missing[:, None, others] - extra[None, :, others]) <= step[others]
+    scores = np.concatenate([missing, extra])[:, group.score]
+    last = scores - min(expected[:, group.score].min(), got[:, group.score].min())
+    if near.all(-1).any() or (last > 2 * step[group.score]).any():
+        return found
+    return replace(found, missing=(), extra=())
+
+
 def tied(group: Group, found: Match, expected: Floats, got: Floats) -> bool:
     """Say whether all unmatched rows have a score that others have too, so that order decided.
 

@@ -275,8 +275,9 @@ class Sets:
         group, mapping = self._groups[index], self._expected[index]
         expected, got = (_above(group, rows, limit) for rows in pair)
         expected = d.translate(expected, mapping)
-        found = _forgive(group, d.match(expected, got, self._allowed(group, expected, reference)),
-                         expected, got, limit)  # fmt: skip
+        allowed = self._allowed(group, expected, reference)
+        found = _forgive(group, d.match(expected, got, allowed), expected, got, limit)
+        found = d.forgive_last(group, found, expected, got, allowed)
         if self.pair.steps():
             found = d.forgive_ties(group, found, expected, got)
             if d.tied(group, found, expected, got):
