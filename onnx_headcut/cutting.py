@@ -416,7 +416,8 @@ def validate(  # noqa: PLR0913
         source = inlined.source if inlined is not None else source
     subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins,
                       written.proto, inlined)  # fmt: skip
-    return _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
+    verdict = _validate(subject, provider, inputs, options.input_shapes, ids, tolerances)
+    return replace(verdict, notes=(*plan.notes, *verdict.notes))
 
 
 # ------------------------------------------------------------------------------------- steps

@@ -128,7 +128,7 @@ def make_plan(
         tuple(trace.edits.values()),
         tuple(steps),
         outputs,
-        tuple(trace.notes),
+        tuple(dict.fromkeys(trace.notes)),
         changed,
     )
 

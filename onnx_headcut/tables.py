@@ -200,11 +200,10 @@ def _verdict_facts(facts: Table, verdict: Verdict) -> None:
         )  # fmt: skip
     for drift in verdict.drift:
         if drift.max_change or drift.gained or drift.lost:
-            rows = f"; detections gained {drift.gained}, lost {drift.lost}"
             _fact(
                 facts, "Meaning", f"{drift.output}: scores move by up to {drift.max_change:.3g} "
                 "against the original with all its classes"
-                + (rows if drift.gained or drift.lost else ""),
+                + (f"; {drift.words}" if drift.words else ""),
             )  # fmt: skip
     if verdict.cut is not None:
         _fact(facts, "Ran on", _ran_on(verdict.cut))

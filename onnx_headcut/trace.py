@@ -35,6 +35,7 @@ from onnx_headcut.labels import (
     Selection,
     Whole,
 )
+from onnx_headcut.rivals import rivalry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -264,6 +265,8 @@ class Trace:
         if all(dead) and dead:
             scope.set_new(node, [UNKNOWN] * len(node.output))
             return
+        told = rivalry(view)
+        self.notes += [told] if told else []
         view = View(self, scope, i)
         facts = self.infer_new(view)
         self._check(view, result.marks, facts)

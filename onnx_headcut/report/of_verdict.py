@@ -62,8 +62,9 @@ def results(verdict: Verdict, model: str) -> list[Result]:
         found.append(Result(model, STRUCTURE, "passed", verdict.structure.line, "error"))
     for drift in verdict.drift:
         if drift.max_change or drift.gained or drift.lost:
-            text = (f"scores move by up to {drift.max_change:.3g}, {drift.gained} detections are"
-                    f" gained and {drift.lost} lost")  # fmt: skip
+            text = "; ".join(
+                filter(None, [f"scores move by up to {drift.max_change:.3g}", drift.words])
+            )
             found.append(Result(model, DRIFT, "failed", text, "note", drift.output))
     return found
 

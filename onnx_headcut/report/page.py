@@ -83,7 +83,7 @@ def _verdict(m: Material) -> Markup:
     if v.deployed is not None:
         facts.append(("As deployed", v.deployed.line.removeprefix("as deployed ")))
     facts += [("Untouched", v.structure.line)] if v.structure else []
-    facts += [("Note", note) for note in (*v.notes, *m.plan.notes)]
+    facts += [("Note", note) for note in dict.fromkeys([*m.plan.notes, *v.notes])]
     box = h(
         "div",
         h("p", h("strong", _SIGNS[v.status])),
@@ -163,8 +163,8 @@ def _drift(m: Material) -> Markup | None:
         if not moved:
             return None
         items = [
-            h("li", f"{d.output}: scores move by up to {d.max_change:.3g}, {d.gained} detections"
-              f" gained, {d.lost} lost") for d in moved
+            h("li", f"{d.output}: scores move by up to {d.max_change:.3g}"
+              + (f"; {d.words}" if d.words else "")) for d in moved
         ]  # fmt: skip
         return _section("Drift", words, h("ul", *items),
                         h("p", "Give pictures to see more of it: --images.", class_="faint"))

@@ -95,6 +95,16 @@ class Drift:
     gained: int = 0
     lost: int = 0
 
+    @property
+    def words(self) -> str:
+        """Say what became of detections; "" where nothing did."""
+        if not (self.gained or self.lost):
+            return ""
+        return (
+            f"{self.gained} detections of kept classes are new, as those of dropped ones take no"
+            f" slots, suppress none and outscore none any more; {self.lost} are gone or moved"
+        )
+
 
 @dataclass(frozen=True)
 class Where:
@@ -242,9 +252,8 @@ def _line(row: OutputRow) -> str:
 
 def _drift_line(drift: Drift) -> str:
     text = f"{drift.output}: against the original as it is, values move by {drift.max_change:.3g}"
-    if drift.gained or drift.lost:
-        text = f"{drift.output}: against the original as it is, {drift.gained} detections of kept"
-        text += f" classes are new and {drift.lost} gone or moved"
+    if drift.words:
+        text = f"{drift.output}: against the original as it is, {drift.words}"
     return text
 
 
