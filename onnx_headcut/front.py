@@ -92,7 +92,8 @@ def front_of(
     that lead to another one (scores by which queries are picked) stay whole.
     """
     scope = analysis.main
-    settled = {s.value: s for s in (_quantized(scope, s) for s in fronts)}
+    merges = any(row.merged for row in wanted.rows)  # which integers cannot be
+    settled = {s.value: s for s in (s if merges else _quantized(scope, s) for s in fronts)}
     upstream = {value: _upstream(scope, value) for value in settled}
     makers = {value: scope.index.producer[value] for value in settled}
     last = [v for v in settled if not any(makers[v] in upstream[o] for o in settled if o != v)]
@@ -135,8 +136,8 @@ def _quantized(scope: Scope, site: Site) -> Site:
         return site
     reader = scope.graph.node[readers[0]]
     quantizes = reader.op_type == "QuantizeLinear" and reader.input[0] == site.value
-    one_scale = quantizes and int(np.prod(scope.old(reader.input[1]).static or (2,))) == 1
-    return replace(site, value=reader.output[0]) if one_scale else site
+    scale = scope.old(reader.input[1]).static if quantizes else None
+    return site if scale is None or np.prod(scale) != 1 else replace(site, value=reader.output[0])
 
 
 def _upstream(scope: Scope, value: str) -> frozenset[int]:

@@ -5,7 +5,8 @@ quarter of a percent. So a site of integers is dequantized, changed, and quantiz
 who read integers; where an activation on integers reads it, that is spelled out as the float
 activation between a DequantizeLinear and a QuantizeLinear, which is how ONNX Runtime defines it
 (https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md, QLinearSoftmax and
-QLinearSigmoid). The rounding of the two may differ by one step.
+QLinearSigmoid). The rounding of the two may differ by one step. Behind an activation, what made the
+integers says what they stand for.
 """
 
 from __future__ import annotations
@@ -49,10 +50,22 @@ class Integers:
         for node in graph.node:
             if node.op_type in ACTIVATIONS and node.input[0] in {site.value for site in sites}:
                 self._readers.setdefault(node.input[0], node)
+        self._makers = {name: node for node in graph.node for name in node.output}
         self.constants: dict[str, onnx.TensorProto] = {}
+
+    def _made(self, site: Site) -> list[str]:
+        """Names of the scale and zero point with which a site behind an activation was made."""
+        maker = self._makers[site.value]
+        while maker.op_type == "Gather":  # a cut picks its columns
+            maker = self._makers[maker.input[0]]
+        if maker.op_type in ACTIVATIONS:
+            return [name for name in maker.input[3:5] if name]
+        return [name for name in maker.input[1:3] if name] if "Quantize" in maker.op_type else []
 
     def _scale(self, site: Site, scores: Array) -> list[str]:
         """Names of the scale and zero point of a site's integers."""
+        if site.exact and self._made(site):
+            return self._made(site)
         reader = self._readers.get(site.value)
         if reader is not None:
             return [name for name in reader.input[1:3] if name]
