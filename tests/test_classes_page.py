@@ -20,7 +20,8 @@ PAGE = (ROOT / "docs" / "classes.md").read_text(encoding="utf-8")
 NAMES = (ROOT / "models" / "shapes" / "names.txt").read_text(encoding="utf-8").split("\n")[:15]
 SHAPES = ROOT / "models" / "shapes" / "ssd_shapes_ts_softmax.onnx"
 RAW = ROOT / "models" / "shapes" / "ssd_shapes_ts_raw.onnx"
-ROWS = re.findall(r"^\| `(.+?)` \| (.+?) \|$", PAGE, re.MULTILINE)
+TABLE = PAGE.split("## SPEC by example")[1].split("## ")[0]
+ROWS = re.findall(r"^\| `(.+?)` \| (.+?) \|$", TABLE, re.MULTILINE)
 RARE = np.log(0.01 / 0.99)
 
 SIGMOID = """
