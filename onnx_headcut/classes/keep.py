@@ -52,6 +52,7 @@ def parse_map(spec: str | Sequence[int | str], classes: Classes, *, seed: int = 
     """
     items = items_of(spec)
     reader = _Reader(classes, seed)
+    reader.listen(items)
     for item in items:
         reader.read(item)
     reader.check()
@@ -80,6 +81,13 @@ class _Reader:
     seed: int
     entries: list[_Entry] = field(default_factory=list)
     draws: list[tuple[int, int, Item]] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    """Names that the SPEC itself gives."""
+
+    def listen(self, items: Sequence[Item]) -> None:
+        """Note the names that items give, so that none is made of another."""
+        made = [assigned(i) for i in items if i.kind == "bare" and not _exact(i.text, self.classes)]
+        self.named = {m.name.text for m in made if m is not None and not self._named(m.name)}
 
     def read(self, item: Item) -> None:
         """Read one item: columns, a draw, or something made."""
@@ -135,6 +143,12 @@ class _Reader:
         return exact or [i for i, n in enumerate(self.classes.names) if n and n.casefold() == folded]
 
     def _members(self, item: Item, members: Sequence[Item]) -> list[int]:
+        circle = next((m for m in members if m.text in self.named and not self._named(m)), None)
+        if circle is not None:
+            raise UsageError(
+                f"{item}: {circle.text!r} is a name that this SPEC gives, and no class of the model",
+                advice="Name what it is made of: a map is made of the model's own classes.",
+            )
         columns = [c for member in members for c in _columns(member, self.classes)]
         if self.classes.background in columns:
             raise UsageError(
