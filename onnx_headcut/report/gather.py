@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_headcut.classes import read_cut_metadata
 from onnx_headcut.cutting import Options, understand
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
 from onnx_headcut.labels import Selection
+from onnx_headcut.model import load
 from onnx_headcut.plan import make_plan
 from onnx_headcut.report.page import Material
 
@@ -65,7 +67,17 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     found = inspection(analysis, located, classes, plan)
     before = figures(analysis, located)
     return Material(original.name, name, verdict, plan, classes, found.heads, before, _after(cut),
-                    drift, bench)  # fmt: skip
+                    drift, bench, _called(cut, len(order)))  # fmt: skip
+
+
+def _called(cut: Path | onnx.ModelProto, count: int) -> tuple[str | None, ...]:
+    """What the cut's own record calls its columns; empty where it has none."""
+    try:
+        metadata = {p.key: p.value for p in load(cut, small=True).proto.metadata_props}
+        record = read_cut_metadata(metadata)
+    except HeadcutError:
+        return ()
+    return record.names if record is not None and len(record.names) == count else ()
 
 
 def _drift(both: Subject, wish: Wish, progress: Progress) -> DriftReport | None:
@@ -83,7 +95,6 @@ def _drift(both: Subject, wish: Wish, progress: Progress) -> DriftReport | None:
 
 def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Bench:
     from onnx_headcut.bench.measure import Settings, bench  # noqa: PLC0415  (only where wished)
-    from onnx_headcut.model import load  # noqa: PLC0415
     from onnx_headcut.validation.inputs import synthetic  # noqa: PLC0415
 
     feed = synthetic(load(original).proto, count=1)[0]

@@ -42,6 +42,12 @@ class Material:
     after: Figures | None = None
     drift: DriftReport | None = None
     bench: Bench | None = None
+    called: tuple[str | None, ...] = ()
+    """What the cut's own record calls its columns, new and merged ones among them."""
+
+    def name(self, new: int, column: int) -> str:
+        """How to call column ``new`` of the cut, whose place in the original is ``column``."""
+        return (self.called[new] if self.called else None) or self.classes.name(column)
 
 
 def page(material: Material) -> str:
@@ -72,7 +78,8 @@ def _section(title: str, *children: Child) -> Markup:
 
 def _verdict(m: Material) -> Markup:
     v = m.verdict
-    kept = [m.classes.name(c) for c in m.plan.selection.order if c != m.classes.background]
+    order = enumerate(m.plan.selection.order)
+    kept = [m.name(new, c) for new, c in order if c != m.classes.background]
     facts: list[tuple[str, str]] = [
         ("Kept", ", ".join(kept)),
         ("Compared", f"{v.values:,} values in {v.runs} runs on {len(v.feeds)} inputs"),
@@ -141,7 +148,7 @@ def _compared(m: Material) -> Markup:
 
 def _classes(m: Material) -> Markup:
     rows: list[tuple[Child, ...]] = [
-        (m.classes.name(row.column), f"{row.column}", f"{row.new}", f"{row.values:,}",
+        (m.name(row.new, row.column), f"{row.column}", f"{row.new}", f"{row.values:,}",
          f"{row.detections:,}", *(f"{n}" if n else "" for n in (row.missing, row.extra)),
          _id(row.label), _id(row.cut_label))
         for row in m.verdict.classes
