@@ -76,6 +76,8 @@ class Options:
     input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     layout: str | None = None
     plugins: tuple[PluginLike, ...] = ()
+    unsure: bool = False
+    """Leave the background open where nothing shows it, to look at a model rather than cut it."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
         background=options.background,
         activation=located.activation,
         evidence=evidence,
+        unsure=options.unsure,
     )
     return Understood(analysis, located, classes)
 
@@ -249,6 +252,7 @@ def inspect(  # noqa: PLR0913  (each is one option of the command line)
     """
     source = files.load(model, links=follow_links, small=True)
     options = Options(labels, background, tuple(heads), input_shapes or {}, layout, tuple(plugins))
+    options = replace(options, unsure=True)
     with foreseen():
         return _inspected(source, options)
 

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from onnx_headcut.classes.background import UNKNOWN
 from onnx_headcut.console import printable
 from onnx_headcut.documents import savings, written
 
@@ -180,6 +181,9 @@ def _class_facts(facts: Table, classes: Classes) -> None:
 def _background_fact(facts: Table, classes: Classes) -> None:
     where = "none" if classes.background is None else f"column {classes.background}"
     why = classes.background_why
+    if why.startswith(UNKNOWN):
+        _fact(facts, "Background", why, "yellow")
+        return
     if classes.background_assumed and "assumed" not in why:
         why = f"assumed: {why}"
     style = "yellow" if classes.background_assumed else ""

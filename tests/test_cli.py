@@ -75,6 +75,19 @@ def test_inspect_lists_heads_classes_and_savings(model_path: Path) -> None:
         assert words in said
 
 
+def test_inspect_lists_heads_where_the_background_is_not_known(tmp_path: Path) -> None:
+    onnx.save(tiny(RAW, names=()), tmp_path / "raw.onnx")
+    done = run_cli("inspect", "raw.onnx", cwd=tmp_path)
+    assert done.code == 0
+    assert "make_cls0" in done.out
+    assert "not known: raw scores do not show it" in " ".join(done.out.split())
+    document = json.loads(run_cli("inspect", "raw.onnx", "--json", cwd=tmp_path).out)
+    assert document["classes"]["background"] is None
+    assert document["classes"]["background_why"].startswith("not known")
+    done = run_cli("cut", "raw.onnx", "--keep", "1", "--dry-run", cwd=tmp_path)
+    assert (done.code, "--background" in done.err) == (2, True)
+
+
 def test_inspect_says_it_to_machines(model_path: Path) -> None:
     document = json.loads(run_cli("inspect", model_path, "--json").out)
     assert document["schema"] == 1

@@ -102,6 +102,10 @@ class _Claim:
     assumed: bool = False
 
 
+UNKNOWN = "not known"
+"""How the reason of a background begins that is left open."""
+
+
 def resolve(
     count: int,
     *,
@@ -109,6 +113,7 @@ def resolve(
     background: str | int | None = None,
     activation: Activation,
     evidence: Evidence | None = None,
+    unsure: bool = False,
 ) -> Classes:
     """Say what ``count`` columns mean, from the strongest evidence down.
 
@@ -116,11 +121,12 @@ def resolve(
     (one of them is the background, or they are one fewer than the columns), the graph's
     ``evidence``, and the activation; a softmax without more evidence has its background first, as
     SSD has, which is marked as assumed. Raises UsageError where evidence is missing or
-    contradicts itself, and where names and columns differ by more than the background.
+    contradicts itself, and where names and columns differ by more than the background; with
+    ``unsure``, missing evidence leaves the background open.
     """
     claim = None if background is None else _declared(background, count)
     if names is None:
-        claim = claim or _shown(evidence, count) or _unlabelled(activation)
+        claim = claim or _shown(evidence, count) or _unlabelled(activation, unsure=unsure)
         return Classes(count, claim.column, claim.why, claim.assumed)
     _refuse_two_backgrounds(names)
     claim = claim or _labelled(names, count, activation, _shown(evidence, count))
@@ -162,11 +168,13 @@ def _shown(evidence: Evidence | None, count: int) -> _Claim | None:
     return _Claim(evidence.column, evidence.why)
 
 
-def _unlabelled(activation: Activation) -> _Claim:
+def _unlabelled(activation: Activation, *, unsure: bool = False) -> _Claim:
     if activation == "softmax":
         return _Claim(0, "assumed: SSD convention", assumed=True)
     if activation == "sigmoid":
         return _Claim(None, "sigmoid scores")
+    if unsure:
+        return _Claim(None, f"{UNKNOWN}: raw scores do not show it; a cut asks for --background")
     raise UsageError(
         "raw scores without softmax or sigmoid do not show which column is the background",
         advice=f"{_SAY_WHICH} Class names by --labels can tell, too.",
