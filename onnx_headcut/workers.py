@@ -13,6 +13,7 @@ stdin ends, and so do all of these: files are written whole or not at all.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -182,6 +183,7 @@ def _said(task: Task, keyword: str) -> bool:
 def _alone(order: Order, opened: Opened | None, tell: Callable[[Message], None]) -> None:
     for number, task in enumerate(order.tasks):
         _do(opened, order, number, task, tell)
+        gc.collect()
 
 
 def _at_once(opened: Opened | None) -> int:
@@ -301,6 +303,7 @@ def _work(opened: Opened | None, order: Order, numbers: int, said: Connection) -
         while os.getppid() == foreman and (data := os.read(numbers, _NUMBER.size)):
             (number,) = _NUMBER.unpack(data)
             _do(opened, order, number, order.tasks[number], said.send)
+            gc.collect()  # sessions in reference cycles hold much memory, and little that gc counts
 
 
 def _do(

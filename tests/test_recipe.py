@@ -111,6 +111,16 @@ def test_the_example_of_the_page_is_made(tmp_path: Path) -> None:
     assert {"cut/crossing.onnx", "cut/hospital.html", "cut/junit.xml", "red.onnx"} <= made
 
 
+def test_the_recipe_that_ships_is_made(tmp_path: Path) -> None:
+    here = tmp_path / "models" / "shapes"
+    here.mkdir(parents=True)
+    for name in ("headcut.toml", "ssd_shapes_ts_softmax.onnx"):
+        (here / name).write_bytes((SHAPES / name).read_bytes())
+    built = hc.build(hc.read_recipe(here / "headcut.toml"))
+    assert built, [v.document for v in built.variants if not v]
+    assert {p.stem for p in (tmp_path / "demo").iterdir()} == {v.name for v in built.variants}
+
+
 def test_a_refused_variant_does_not_end_the_others(folder: Path) -> None:
     recipe = write(folder, "[validation]\nenabled = false", {"bad": "dgo", "good": "dog"})
     done = run_cli("cut", "--recipe", recipe)

@@ -52,6 +52,7 @@ def main() -> None:
     drawing = options.folder / "before_after.png"
     _draw(before, after, accuracy).save(drawing)
     print(f"\nDetections before and after, side by side: {drawing}")
+    print(f"Four cuts at once: onnx-headcut cut --recipe {SOURCE.parent / 'headcut.toml'}")
 
 
 def _accuracy(

@@ -79,11 +79,11 @@ class Row:
 
     @property
     def columns(self) -> str:
-        """How many columns are kept, of how many."""
+        """How many columns there were, and are."""
         if "error" in self.document:
             return ""
         classes = self.document["classes"]
-        return f"{classes['after']['count']} of {classes['before']['count']}"
+        return f"{classes['before']['count']} → {classes['after']['count']}"
 
     @property
     def sizes(self) -> tuple[str, str]:
