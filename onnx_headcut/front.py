@@ -171,7 +171,7 @@ def _without_classes(
             if _asks_for_others(analysis, node, marks.get(node.input[0])):
                 found.add(i)
         elif all(
-            not _has_classes(marks.get(o))
+            not (_has_classes(marks.get(o)) or isinstance(marks.get(o), Rows))
             or (o not in index.outputs and found.issuperset(index.consumers[o]))
             for o in node.output
         ):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnx_headcut.validation import detections as d
 from onnx_headcut.validation.compare import difference
 from onnx_headcut.validation.excite import DENSITIES, Exciter
+from onnx_headcut.validation.reference import flow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +170,7 @@ class Sets:
 
     def _excite_sites(self, study: _Study) -> None:
         exciter, nested = study.exciter, self.pair.original.flow.nested
-        sites: list[int | None] = [None] if nested else [*range(len(exciter.sites))]
+        sites: list[int | None] = [None] if nested else [*self._leading_here()]
         for site in sites:
             seen = False
             for density in [x for x in DENSITIES if x >= study.density]:
@@ -189,6 +190,14 @@ class Sets:
         # Once more on top of the picture's own scores.
         reference, got = self.pair.run(study.exciter.excited(study.density), gain=1.0)
         self._compare("excited on top of the input's scores", reference, got, floor=_floor)
+
+    def _leading_here(self) -> list[int]:
+        """Number the sites that detections come from; raw scores may be an output beside them."""
+        twin = self.pair.original
+        return [
+            k for k, site in enumerate(twin.sites)
+            if not flow(twin.model.graph, [site]).reached.isdisjoint(self.names)
+        ]  # fmt: skip
 
     def _site_name(self, site: int) -> str:
         return repr(self.pair.original.sites[site].value)

@@ -233,6 +233,9 @@ class Layout:
         if len(before.shape) != len(after.shape) or len(differ) != 1:
             return
         ids = before.ids[differ[0]]
+        classes = [label for label in ids if label != NONE]
+        if len(before.shape) == 1 or len(classes) > self.columns.total:
+            return  # slots of a branch or an iteration for each class: those are rows themselves
         take = probe.natural_cut(ids, self.columns.order)
         if take is not None and after.ids.get(differ[0]) == tuple(ids[at] for at in take):
             self.narrowed[name] = (differ[0], tuple(take))
