@@ -85,6 +85,7 @@ class _Writer:
         self.known: dict[tuple[str, str, bytes], str] = {}
         self.inserted: list[tuple[onnx.GraphProto, int, onnx.NodeProto]] = []
         self.after: tuple[onnx.GraphProto, int] = (proto.graph, 0)
+        self.copies: dict[tuple[int, tuple[int, ...], bytes], str] = {}
 
     def write(self, edit: ed.Edit, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """Make one edit; nodes to insert and tensors to add are only noted."""
@@ -96,7 +97,9 @@ class _Writer:
         if node.output and not isinstance(edit, ed.MapScores):
             self.done.nodes.add(node.output[0])
         if isinstance(edit, ed.Select):
-            self._select(edit, graph, node)
+            self._select(edit, node)
+        elif isinstance(edit, ed.GatherInput | ed.CopyInput):
+            self._insert(edit, graph, node)
         elif isinstance(edit, ed.Replace):
             while len(node.input) <= edit.input:
                 node.input.append("")
@@ -106,8 +109,6 @@ class _Writer:
                 self.done.mixed[made] = None, edit
         elif isinstance(edit, ed.SetAttribute):
             _set_attribute(node, edit)
-        elif isinstance(edit, ed.GatherInput):
-            self._gather(edit, graph, node)
         elif isinstance(edit, ed.KeepInputs):
             kept = [node.input[i] for i in edit.keep]
             del node.input[:]
@@ -117,9 +118,18 @@ class _Writer:
         elif isinstance(edit, ed.MapScores):
             self._map_scores(edit, graph, node)
 
-    def _select(self, edit: ed.Select, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    def _insert(
+        self, edit: ed.GatherInput | ed.CopyInput, graph: onnx.GraphProto, node: onnx.NodeProto
+    ) -> None:
+        """An input that comes from nodes of its own."""
+        if isinstance(edit, ed.GatherInput):
+            self._gather(edit, graph, node)
+        else:
+            self._copy(edit, graph, node)
+
+    def _select(self, edit: ed.Select, node: onnx.NodeProto) -> None:
         name = node.input[edit.input]
-        tensor = stored_tensor([graph, self.proto.graph], name)
+        tensor = stored_tensor(ed.graphs_at(self.proto.graph, edit.place), name)
         if tensor is None:  # pragma: no cover  the plan selects stored tensors only
             raise GraphRefused(f"{name!r} is not stored", node=node.name, op=node.op_type)
         stored = to_array(tensor, self.folder)
@@ -170,6 +180,24 @@ class _Writer:
         elif edit.merge == "sum":
             self._append("Sum", parts, edit.value)
         self.done.nodes = claimed  # without them, and by its old name, all is what it was
+
+    def _copy(self, edit: ed.CopyInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        """Copies of the nodes that put a shape together, once for all that want it alike."""
+        key = (id(graph), edit.makers, edit.value.tobytes())
+        if key not in self.copies:
+            made = ""
+            for maker in edit.makers:
+                new = onnx.NodeProto()
+                new.CopyFrom(graph.node[maker])
+                for k, value in edit.parts.items() if maker == edit.makers[0] else ():
+                    new.input[k] = self._constant(new.input[k], value, rewritten=True)
+                if made:
+                    new.input[0] = made
+                made = new.name = new.output[0] = self._fresh(f"{new.output[0]}_own")
+                self.inserted.append((graph, edit.makers[-1] + 1, new))
+                self.done.nodes.add(made)
+            self.copies[key] = made
+        node.input[edit.input] = self.copies[key]
 
     def _map_output(self, edit: ed.MapOutput, graph: onnx.GraphProto) -> None:
         """The producer gets another output name, and a lookup makes the graph output."""

@@ -157,9 +157,42 @@ def patch(trace: Trace, scope: Scope, i: int, slot: int, wanted: Array) -> list[
     maker = scope.index.producer.get(name)
     if maker is None or now is None:
         raise _computed(node, name)
+    if name in trace.separate:
+        return [_copied(scope, place, slot, name, wanted)]
+    trace.patched.add(name)
     edits = _patch_through(trace, scope, maker, wanted, node)
     _collect(trace, scope, maker, edits)
     return edits
+
+
+def _copied(scope: Scope, place: ed.Place, slot: int, name: str, wanted: Array) -> ed.Edit:
+    """An edit that gives an input a copy of a shape of its own, element by element."""
+    user = scope.graph.node[place[-1]]
+    makers: list[int] = []
+    value = name
+    while True:
+        maker = scope.index.producer.get(value)
+        if maker is None:
+            raise _computed(user, name)
+        makers.insert(0, maker)
+        node = scope.graph.node[maker]
+        if node.op_type == "Concat":
+            break
+        if node.op_type not in PASSING | RESHAPING:
+            raise _computed(user, name)
+        value = node.input[0]
+    parts, at = {}, 0
+    for k, one in enumerate(node.input):
+        part = scope.new(one).value
+        if part is None:
+            raise _computed(user, name)
+        want = wanted.reshape(-1)[at : at + part.size]
+        at += part.size
+        if not np.array_equal(part, want):
+            if not is_fixed(scope, one):
+                raise _computed(user, name)
+            parts[k] = want.astype(part.dtype)
+    return ed.CopyInput(place, slot, tuple(makers), parts, wanted)
 
 
 def _patch_through(

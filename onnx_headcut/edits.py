@@ -180,6 +180,27 @@ class GatherInput(Edit):
 
 
 @dataclass(frozen=True)
+class CopyInput(Edit):
+    """A computed shape that others read as it was: the input gets one of its own, ``value``.
+
+    ``makers`` are the numbers of the nodes that are copied, the Concat that puts the shape together
+    first; its inputs ``parts`` become other constants.
+    """
+
+    input: int
+    makers: tuple[int, ...]
+    parts: Mapping[int, Array] = field(compare=False)
+    value: Array = field(compare=False)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.place, "input", self.input)
+
+    def describe(self) -> str:
+        return f"input {self.input}: a copy that comes out as {_short(self.value)}"
+
+
+@dataclass(frozen=True)
 class MapOutput(Edit):
     """A graph output of class ids is translated: value ``v`` becomes ``table[v - low]``.
 
@@ -249,7 +270,7 @@ def same(a: Edit, b: Edit) -> bool:
         return False
     if isinstance(a, Select | GatherInput) and isinstance(b, Select | GatherInput):
         return np.array_equal(a.take, b.take)
-    if isinstance(a, Replace) and isinstance(b, Replace):
+    if isinstance(a, Replace | CopyInput) and isinstance(b, Replace | CopyInput):
         return np.array_equal(a.value, b.value)
     if isinstance(a, SetAttribute) and isinstance(b, SetAttribute):
         return bool(_plain(a.value) == _plain(b.value))
@@ -267,6 +288,11 @@ def _plain(value: Any) -> Any:
 def _short(value: Array) -> str:
     text = np.array2string(np.asarray(value), separator=", ", threshold=12, edgeitems=4)
     return " ".join(text.split())
+
+
+def graphs_at(graph: onnx.GraphProto, place: Place) -> list[onnx.GraphProto]:
+    """The graph that holds the node at ``place`` and those around it, inner ones first."""
+    return [node_at(graph, place[:end])[0] for end in range(len(place), 0, -2)]
 
 
 def node_at(graph: onnx.GraphProto, place: Place) -> tuple[onnx.GraphProto, onnx.NodeProto]:

@@ -14,7 +14,7 @@ from onnx_headcut.front import front_of
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
 from onnx_headcut.pull import pull
 from onnx_headcut.rules.values import offset_of
-from onnx_headcut.trace import Demand, Trace, View
+from onnx_headcut.trace import Demand, Separate, Trace, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -147,12 +147,12 @@ def _traced(
 ) -> tuple[Trace, dict[int, Labels]]:
     """Trace from heads, or from a front; and from which heads, class-specific boxes' among them."""
     main, heads = analysis.main, dict(heads)
-    tried: set[str] = set()
+    tried, separate = set[str](), set[str]()
     while True:
         main.forget()
         trace = Trace(analysis.interpreter, selection)
         trace.heads = {(k,): v for k, v in heads.items()}
-        trace.tried, trace.front = tried, front
+        trace.tried, trace.front, trace.separate = tried, front, separate
         try:
             trace.run(main)
             trace.finish(main)
@@ -160,6 +160,8 @@ def _traced(
             # class-specific boxes or masks: their head is cut by the same labels
             tried.add(wanted.value)
             heads |= _heads_behind(analysis, wanted, heads)
+        except Separate as wanted:
+            separate.add(wanted.value)
         else:
             return trace, heads
 

@@ -170,6 +170,14 @@ class Demand(Exception):
         self.value, self.labels = value, labels
 
 
+class Separate(Exception):
+    """A computed shape is needed as it was by others: who changes it needs a copy."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__(value)
+        self.value = value
+
+
 class Trace:
     """One pass over a graph from the heads on; see `Plan` for its result."""
 
@@ -188,6 +196,10 @@ class Trace:
         self.heads: dict[tuple[int, ...], Labels] = {}
         self.tried: set[str] = set()
         """Values for which no head of their own was found; they are shortened where they are read."""
+        self.patched: set[str] = set()
+        """Computed shapes that were changed where they are put together."""
+        self.separate: set[str] = set()
+        """Those of them that must be copied instead."""
         self.visited: dict[tuple[int, ...], list[Fact]] = {}
         """What each node on the classes' way read when its rule was asked."""
         self.front: Front | None = None
@@ -234,7 +246,14 @@ class Trace:
             late = any(f.value is None and not is_fixed(view.scope, o)
                        for f, o in zip(facts, view.node.output, strict=False))  # fmt: skip
         if late:
+            self._separate(view)
             view.refuse("it shares a constant with the class scores, and needs it as it was")
+
+    def _separate(self, view: View) -> None:
+        """Start again with a copy, where a changed shape is what a node needs as it was."""
+        for name, new, old, mark in zip(view.node.input, view.new, view.old, view.marks, strict=True):
+            if mark is None and new is not old and name in self.patched - self.separate:
+                raise Separate(name)
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
@@ -333,6 +352,7 @@ class Trace:
             return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
         except (InferenceError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()
+            self._separate(view)
             view.refuse(f"its shapes do not fit after the cut ({reason[-1] if reason else error})")
             raise  # pragma: no cover  refuse() does not return
 
@@ -397,7 +417,7 @@ def edited(
     for edit in mine:
         if isinstance(edit, ed.Select | ed.GatherInput):
             facts[edit.input] = _taken(facts[edit.input], edit.axis, edit.take)
-        elif isinstance(edit, ed.Replace):
+        elif isinstance(edit, ed.Replace | ed.CopyInput):
             while len(facts) <= edit.input:
                 facts.append(UNKNOWN)
                 new.input.append("")

@@ -1483,6 +1483,35 @@ def shared_reshape_and_weights() -> Pattern:
 
 
 @pattern
+def shape_computed_once_for_scores_and_boxes() -> Pattern:
+    """Four classes: a shape put together once reshapes scores and boxes"""
+    body = """
+      batch = Shape <start = 0, end = 1> (x)
+      to = Concat <axis = 0> (batch, rest, four)
+      cls_map = Conv (x, cls_w, cls_b)
+      cls_last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
+      logits = Reshape (cls_last, to)
+      box_map = Conv (x, box_w, box_b)
+      box_last = Transpose <perm = [0, 2, 3, 1]> (box_map)
+      boxes = Reshape (box_last, to)
+      scores = Sigmoid (logits)"""
+    weights = (
+        "float[4,8,1,1] cls_w, float[4] cls_b, float[4,8,1,1] box_w, float[4] box_b, "
+        "int64[1] rest = {-1}, int64[1] four = {4}"
+    )
+    return Pattern(
+        graph("float[N,K,C] scores, float[N,K,4] boxes", weights, body, batch="N"),
+        (Head("cls_w", "cls_b", (0, 1, 2, 3)),),
+        kind="dense",
+        classes=4,
+        background=None,
+        dense=((2, (0, 1, 2, 3)), (2, ())),
+        arguments={"labels": ["ant", "bee", "cat", "dog"], "heads": ["make_cls_map"]},
+        batch=2,
+    )
+
+
+@pattern
 def hidden_layer_as_wide_as_the_classes() -> Pattern:
     """A hidden layer of C channels, and boxes of 6 x 4 numbers, that only look like classes"""
     weights = (

@@ -310,6 +310,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "shared_reshape_and_weights",
         Reads("cls_1", 1, rolled(0, 1, 4)),
     ),
+    "scores beside a shape of their own are of other classes": (
+        "shape_computed_once_for_scores_and_boxes",
+        Reads("cls_map", 1, rolled(0, 0, 3)),
+    ),
     "a hidden layer was taken for the head": (
         "hidden_layer_as_wide_as_the_classes",
         Reads("hidden", 1, rolled(0, 0, 3)),
