@@ -196,21 +196,18 @@ def test_local_functions_before_the_heads_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "op"),
+    "layers",
     [
-        ("s = local.head (f, w)", "head"),
-        ("l = Conv (f, w)  p = Softmax <axis = 1> (l)  s = local.act <low = 0.2> (p)", "act"),
+        "s = local.head (f, w)",
+        "l = Conv (f, w)  p = Softmax <axis = 1> (l)  s = local.act <low = 0.2> (p)",
     ],
 )
-def test_heads_and_scores_inside_local_functions(layers: str, op: str) -> None:
+def test_heads_and_scores_inside_local_functions(layers: str) -> None:
     model = from_text(CALLS % layers)
-    with pytest.raises(GraphRefused, match=op) as caught:
-        hc.cut(model, [3, 1], background="first")
-    assert caught.value.op == op
-    assert "onnx.inliner.inline_local_functions" in caught.value.advice
     inlined = inliner.inline_local_functions(model)
-    result = hc.cut(inlined, [3, 1], background="first", provider="cpu")
-    assert result.verdict, result.verdict and result.verdict.lines()
+    for each in (model, inlined):
+        result = hc.cut(each, [3, 1], background="first", provider="cpu")
+        assert result.verdict, result.verdict and result.verdict.lines()
 
 
 def test_functions_that_call_each_other_end() -> None:

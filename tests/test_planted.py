@@ -325,6 +325,16 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a bound followed a shared label": ("class_constant_as_lower_bound", Reads("clipped", 1, to(2))),
     # control flow
     "ids are off by one in a body": ("if_body_that_sees_classes", Reads("some_ids", 1, to(0))),
+    # local functions
+    "a slice behind a function starts elsewhere": ("local_function", Reads("scores", 1, to(0))),
+    "classes in a function have changed places": (
+        "one_function_for_scores_and_boxes",
+        Reads("rows", 1, rolled(0, 1, 4)),
+    ),
+    "labels of two calls have changed places": (
+        "a_function_called_for_each_class",
+        Joins("labels", (1, 0, 2)),
+    ),
 }
 
 
