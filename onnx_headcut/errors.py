@@ -13,7 +13,12 @@
 Every message says what is wrong, where (file, node, op, axis), and what to do next.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class HeadcutError(Exception):
