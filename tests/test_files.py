@@ -211,6 +211,37 @@ def test_from_a_folder_above_too(beside: Path, tmp_path: Path) -> None:
     assert hc.validate(beside, tmp_path / "b.onnx")
 
 
+def test_several_data_files(tmp_path: Path) -> None:
+    """One for each head and one for the rest, in folders of their own."""
+    model, folder = heavy(), tmp_path / "from"
+    floats = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT]
+    for at, tensor in enumerate(floats):
+        location = f"part{at % 3}/{'heads' if tensor.name.startswith('cls') else 'rest'}.data"
+        path = folder / location
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = numpy_helper.to_array(tensor).tobytes()
+        offset = path.stat().st_size if path.exists() else 0
+        with path.open("ab") as file:
+            file.write(data)
+        for field in ("raw_data", "float_data"):
+            tensor.ClearField(field)
+        tensor.data_location = TensorProto.EXTERNAL
+        said = {"location": location, "offset": offset, "length": len(data)}
+        for key, value in said.items():
+            tensor.external_data.add(key=key, value=str(value))
+    saved(model, folder / "a.onnx")
+    plain = plain_cut(tmp_path)
+    hc.cut(folder / "a.onnx", KEEP, folder / "b.onnx")
+    assert locations(folder / "b.onnx") == {f"part{k}/rest.data" for k in range(3)}
+    assert weights(folder / "b.onnx") == plain
+    for choice, files_beside in (("copy", 1), ("inline", 0)):
+        to = tmp_path / choice
+        to.mkdir()
+        hc.cut(folder / "a.onnx", KEEP, to / "b.onnx", external_data=choice)
+        assert weights(to / "b.onnx") == plain
+        assert len(list(to.iterdir())) == 1 + files_beside
+
+
 @pytest.mark.parametrize("validation", [False, True])
 def test_into_another_folder_data_are_copied(
     beside: Path, tmp_path: Path, *, validation: bool
@@ -362,6 +393,88 @@ atomic.write(Path({str(target)!r}), [b"start", part, b"middle", part, b"end"])
     assert False in seen
 
 
+def cut_as_copy(beside: Path, target: Path, code: str) -> subprocess.Popen[bytes]:
+    """A process that cuts into another folder, data and all, and is told what befalls it."""
+    body = f"""
+import os, signal, sys
+import onnx_headcut as hc
+from onnx_headcut.storage import atomic
+{code}
+hc.cut({str(beside)!r}, {KEEP!r}, {str(target)!r}, external_data="copy", validation=False, force=True)
+"""
+    return subprocess.Popen([sys.executable, "-c", body], stdout=subprocess.PIPE)
+
+
+DIES = """
+place, left = atomic.Pending.place, [{0}]
+def killed(self):
+    if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+    place(self)
+    left[0] -= 1
+    if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+atomic.Pending.place = killed
+"""
+
+
+def state(target: Path) -> tuple[dict[str, bytes] | None, list[Path]]:
+    """What the model holds, whose data have to be there, and what lies beside both."""
+    if not target.exists():
+        return None, sorted(target.parent.iterdir())
+    own = {target, *(target.parent / name for name in locations(target))}
+    return weights(target), sorted(set(target.parent.iterdir()) - own)
+
+
+@linux
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_killed_between_data_and_model(
+    beside: Path, tmp_path: Path, target: Path, step: int, *, old: bool
+) -> None:
+    """The model is the old one or the new one, with its data. Killed between the two steps that
+    name them, the new data stay, whole; the next cut takes them up."""
+    hc.cut(beside, KEEP, tmp_path / "new.onnx", external_data="inline", validation=False)
+    new = weights(tmp_path / "new.onnx")
+    if old:
+        hc.cut(beside, "1", target, external_data="copy", validation=False)
+    before, _ = state(target)
+    with cut_as_copy(beside, target, DIES.format(step)) as process:
+        assert process.wait() == -signal.SIGKILL
+    found, others = state(target)
+    assert found == (new if step == 2 else before)
+    assert len(others) <= (step == 1) + (old and step == 2)
+    with cut_as_copy(beside, target, "") as process:
+        assert process.wait() == 0
+    found, others = state(target)
+    assert found == new
+    assert len(others) <= old  # the old model's data, which another model may read, too
+
+
+@linux
+def test_a_copy_killed_at_many_moments(beside: Path, tmp_path: Path, target: Path) -> None:
+    hc.cut(beside, KEEP, tmp_path / "new.onnx", external_data="inline", validation=False)
+    new = weights(tmp_path / "new.onnx")
+    hc.cut(beside, "1", target, external_data="copy", validation=False)
+    old, _ = state(target)
+    slow = """
+import time
+atomic._STEP = 1 << 12
+write = os.write
+sys.stdout.write("x"); sys.stdout.flush()
+"""
+    seen = []
+    for k in range(24):
+        with cut_as_copy(beside, target, slow) as process:
+            assert process.stdout is not None
+            process.stdout.read(1)
+            time.sleep(k * 0.008)
+            process.send_signal(signal.SIGKILL)
+        found, others = state(target)
+        assert found in (old, new)
+        seen.append(found == new)
+        assert all(path.suffix != ".onnx" for path in others)
+    assert not seen[0]
+
+
 def full_disk(code: str) -> str:
     """Python that bounds the size of files, so that writing fails as on a full disk."""
     return f"""
@@ -445,12 +558,22 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     folder.chmod(0o755)
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
+# Root may write anywhere by two capabilities, which a process can lay down.
+MERE_USER = """
+import ctypes
+header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(header, none) == 0
+"""
+
+
+@linux
 def test_a_read_only_folder(tmp_path: Path, read_only: Path) -> None:
     path = saved(tiny(), tmp_path / "a.onnx")
-    done = run_cli("cut", path, "--keep", KEEP, "--no-validate", "--output", read_only / "b.onnx")
+    done = run_cli("cut", path, "--keep", KEEP, "--no-validate", "--output", read_only / "b.onnx",
+                   code=MERE_USER)  # fmt: skip
     assert done.code == 2
     assert "not writable" in done.err
+    assert not list(read_only.iterdir())
 
 
 def test_a_folder_that_refuses_new_files(
