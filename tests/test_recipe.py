@@ -111,6 +111,18 @@ def test_the_example_of_the_page_is_made(tmp_path: Path) -> None:
     assert {"cut/crossing.onnx", "cut/hospital.html", "cut/junit.xml", "red.onnx"} <= made
 
 
+def test_the_recipe_of_the_readme_is_made(tmp_path: Path) -> None:
+    page = (PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
+    text = re.search(r"```toml\n(source.*?)```", page, re.DOTALL)
+    assert text is not None
+    (tmp_path / "headcut.toml").write_text(text[1])
+    shipped = SHAPES / "ssd_shapes_ts_softmax.onnx"
+    (tmp_path / shipped.name).write_bytes(shipped.read_bytes())
+    done = run_cli("cut", "--recipe", tmp_path / "headcut.toml")
+    assert done.code == 0, done.out + done.err
+    assert done.out in page
+
+
 def test_the_recipe_that_ships_is_made(tmp_path: Path) -> None:
     here = tmp_path / "models" / "shapes"
     here.mkdir(parents=True)
