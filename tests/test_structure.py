@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from conftest import from_text
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
+import onnx_headcut as hc
 from onnx_headcut.labels import Site
 from onnx_headcut.validation import Claims, structural, validate
 from onnx_headcut.validation.structure import Selection, find_selection
@@ -302,3 +304,29 @@ def test_a_claimed_body_says_nothing_of_the_node_around_it() -> None:
     found = structural(before, after, Claims(nodes=frozenset({"k"})))
 
     assert "If node 'y' differs" in found.problems
+
+
+CLIPPED = """<ir_version: 8, opset_import: ["": 17]>
+tiny (float[1,3,4,4] x) => (float[1,K,C] scores)
+<float[8,3,1,1] w, float[8] b, float low = {0.0}, float high = {1.0}, float[12,8,1,1] cls_w,
+float[12] cls_b, int64[3] to_cls = {1,-1,6}> {
+    clipped = Clip (x, low, high)
+    features = Conv (clipped, w, b)
+    cls_map = Conv (features, cls_w, cls_b)
+    last = Transpose <perm = [0, 2, 3, 1]> (cls_map)
+    logits = Reshape (last, to_cls)
+    scores = Sigmoid (logits)
+}"""
+
+
+def test_a_bound_in_the_backbone_is_seen_where_no_number_shows_it() -> None:
+    """Synthetic pictures lie in [0, 1], so that a bound of 3 for 1 changes nothing they show."""
+    before, told = from_text(CLIPPED, 0), {"labels": [*"abcdef"], "background": "none"}
+    cut = hc.cut(before, [3, 1], validation=False, **told).model
+    bound = next(t for t in cut.graph.initializer if t.name == "high")
+    bound.CopyFrom(numpy_helper.from_array(np.float32(3), "high"))
+
+    found = hc.validate(before, cut, provider="cpu", **told)
+
+    assert found.status == "failed"
+    assert found.reasons == ("structure: initializer 'high' differs",)
