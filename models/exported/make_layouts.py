@@ -240,6 +240,8 @@ def make(spec: Spec) -> None:
     inside = spec.wrap or spec.net is Mlperf
     activation = "sigmoid" if spec.net is EfficientDet else "softmax"
     args = ["--background", "last"] if spec.net is Detr else []
+    if spec.net is EfficientDet and not spec.wrap:  # no Reshape splits these maps, nothing is activated
+        args = ["--layout", "anchors=9", "--background", "none"]
     pair = Pair(
         name=spec.name,
         architecture=f"{spec.net.__name__}-like, tiny",
