@@ -29,7 +29,7 @@ from onnx_headcut.classes import (
 )
 from onnx_headcut.classes.record import FITTED, fronts_of
 from onnx_headcut.edits import Begin
-from onnx_headcut.errors import InputError, UsageError
+from onnx_headcut.errors import GraphRefused, InputError, UsageError
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.front import exact_map
 from onnx_headcut.inlining import exhausted, fold, reachable, settled
@@ -216,11 +216,19 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
 def _understood(analysis: Analysis, options: Options, names: Names | None) -> Understood:
     expected = sum(1 for n in names.entries if n is not None) if names else None
     layout = Layout.parse(options.layout) if options.layout else None
-    located = locate(analysis, count=expected, heads=options.heads, layout=layout)
-    make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
+    record = read_cut_metadata({p.key: p.value for p in analysis.source.proto.metadata_props})
+    try:
+        located = locate(analysis, count=expected, heads=options.heads, layout=layout)
+        make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
+    except GraphRefused as error:
+        if record is not None and record.exact:
+            error.advice = (
+                "the model was cut with --scores exact, and merges or repeats classes behind whole "
+                "heads: inspect and cut its original"
+            )
+        raise
     found = dropped_column(analysis, located.count)
     evidence = Evidence(found[0], _background_told(*found)) if found else None
-    record = read_cut_metadata({p.key: p.value for p in analysis.source.proto.metadata_props})
     if evidence is None and record is not None and record.keep:
         evidence = record.evidence
     classes = resolve(
@@ -666,7 +674,8 @@ def _validate(
         verdict = with_inlining(verdict, subject.written, subject.source.proto,
                                 claims=subject.inlined.claims, folder=original_dir, provider=provider,
                                 feeds=feeds, settings=settings)  # fmt: skip
-    return replace(verdict, plugins=subject.plugins)
+    told = tuple(f"cut with rules of the plugin {line}" for line in subject.plugins)
+    return replace(verdict, plugins=subject.plugins, notes=(*verdict.notes, *told))
 
 
 def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:

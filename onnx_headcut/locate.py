@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from onnx_headcut.classes.record import fronts_of
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.model import captures
@@ -521,13 +520,10 @@ def _pull_all(choice: _Choice, groups: list[Group]) -> Located:
             known = heads.setdefault(node, labels)
             if not known.same(labels):
                 bad = analysis.main.graph.node[node]
-                props = {p.key: p.value for p in analysis.source.proto.metadata_props}
                 raise GraphRefused(
                     "its channels would be different classes for different outputs",
                     node=bad.name, op=bad.op_type,
-                    advice="the model was cut with --scores exact, and merges or repeats classes "
-                    "behind whole heads: inspect and cut its original" if fronts_of(props)
-                    else "the model shares one head for two purposes, which cannot be cut",
+                    advice="the model shares one head for two purposes, which cannot be cut",
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
         fronts += [s for s in result.fronts if s not in fronts]

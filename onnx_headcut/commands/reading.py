@@ -69,6 +69,8 @@ Merge = Annotated[
 ]
 
 _IDS: tuple[Literal["compact"], Literal["original"]] = ("compact", "original")
+_SCORES: tuple[Literal["renormalized"], Literal["exact"]] = ("renormalized", "exact")
+_MERGES: tuple[Literal["sum"], Literal["max"]] = ("sum", "max")
 
 
 def reading_of(
@@ -100,15 +102,21 @@ def ids_of(text: str) -> Literal["compact", "original"]:
 
 def scores_of(text: str | None) -> Literal["renormalized", "exact"] | None:
     """Take the text of --scores; raises UsageError for another."""
-    if text is None or text == "renormalized" or text == "exact":  # noqa: PLR1714  (for mypy)
-        return text
+    for choice in _SCORES:
+        if text == choice:
+            return choice
+    if text is None:
+        return None
     raise UsageError(f"--scores cannot take {text!r}", advice="Say renormalized or exact.")
 
 
 def merge_of(text: str | None) -> Literal["sum", "max"] | None:
     """Take the text of --merge; raises UsageError for another."""
-    if text is None or text == "sum" or text == "max":  # noqa: PLR1714  (for mypy)
-        return text
+    for choice in _MERGES:
+        if text == choice:
+            return choice
+    if text is None:
+        return None
     raise UsageError(f"--merge cannot take {text!r}", advice="Say sum or max.")
 
 

@@ -1,0 +1,457 @@
+"""Exact scores: heads stay whole, a class map is applied behind the activation.
+
+The oracle is the original itself: each kept score is what it was, bit for bit, and detections are
+those of the original whose dropped classes are multiplied by 0 right behind the activation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import from_text
+from exported import PAIRS, arguments, load_pair, pictures, rows_of, run, unmatched
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import quantization as oq
+from patterns import PATTERNS, REFUSED, Array
+from ssd_graphs import generate
+from test_generated import outputs_of
+from variants import COLUMNS, KEEP, ORDER, picture, retyped, shapes
+
+import onnx_headcut as hc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from conftest import Done
+
+    Run = Callable[..., Done]
+
+CUT = [name for name in PATTERNS if name not in REFUSED]
+
+
+def exact(model: onnx.ModelProto, keep: Any, **options: Any) -> hc.Cut:
+    return hc.cut(model, keep, scores="exact", provider="cpu", **options)
+
+
+def told(model: onnx.ModelProto) -> dict[str, Any]:
+    """Names for the detector of shapes: with a background where it has a softmax."""
+    softmax = any(n.op_type == "Softmax" for n in model.graph.node)
+    return {"labels": COLUMNS, "background": "first" if softmax else "none"}
+
+
+def same_bits(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+# ---------------------------------------------------------------------------- each kept score
+
+
+@pytest.mark.parametrize("first", range(0, 80, 20))
+def test_scores_of_generated_graphs_are_the_original_s_bit_for_bit(first: int) -> None:
+    cut = 0
+    for seed in range(first, first + 20):
+        sample = generate(seed)
+        keep = sample.keep()
+        try:
+            model = exact(sample.model, keep, validation=False, **sample.told).model
+        except hc.HeadcutError:
+            continue
+        cut += 1
+        order, feed = sample.order(keep), sample.feed()
+        pairs = zip(outputs_of(sample.model, feed), outputs_of(model, feed), strict=True)
+        for output, (before, after) in zip(model.graph.output, pairs, strict=True):
+            meaning = sample.outputs[output.name]
+            wanted = before.take(meaning.columns(order), meaning.axis)
+            assert same_bits(np.ascontiguousarray(wanted), after), (seed, output.name)
+    assert cut >= 14
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "raw"])
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_the_shipped_detector(activation: str, dtype: int) -> None:
+    model = retyped(shapes(activation), dtype)
+    options = {"labels": COLUMNS, "background": "first"}
+
+    result = exact(model, KEEP, **options)
+
+    assert result.verdict, result.verdict and result.verdict.lines()
+    assert {row.max_abs for row in result.verdict.outputs} == {0.0}
+    assert result.verdict.structure
+    assert result.verdict.structure.selections == ()
+    assert result.verdict.structure.same_initializers == len(model.graph.initializer)
+    assert result.after.channels == result.before.channels
+    feed = picture(3, helper.tensor_dtype_to_np_dtype(dtype))
+    before, after = outputs_of(model, feed), outputs_of(result.model, feed)
+    assert same_bits(np.ascontiguousarray(before[0][..., list(ORDER)]), after[0])
+    assert same_bits(before[1], after[1])
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_the_same_cut_makes_the_same_file() -> None:
+    one, other = (exact(shapes(), KEEP, **told(shapes()), validation=False).model for _ in range(2))
+    assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+
+
+def test_names_that_are_taken_are_not_taken_again() -> None:
+    model = shapes()
+    node = next(n for n in model.graph.node if n.name.endswith("Conv"))
+    taken = node.output[0]
+    for user in model.graph.node:
+        for names in (user.input, user.output):
+            for i, name in enumerate(names):
+                names[i] = "scores_whole" if name == taken else name
+    assert exact(model, KEEP, **told(model)).verdict
+
+
+# ------------------------------------------------------------------ what lies behind the front
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_validation_proves_every_pattern(name: str) -> None:
+    pattern = PATTERNS[name]()
+    classes = pattern.foreground
+    keep = [classes[-2], classes[0], classes[2]]
+
+    result = exact(pattern.model(), keep, **pattern.told)
+
+    assert result.verdict, result.verdict and result.verdict.lines()
+    stored = {t.name: t for t in result.model.graph.initializer}
+    score_heads = {h.weight for h in pattern.heads} if len(pattern.heads) == 1 else set()
+    for tensor in pattern.model().graph.initializer:
+        if tensor.name in score_heads:
+            assert stored[tensor.name] == tensor, "the head is whole"
+
+
+def masked(result: hc.Cut, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The original, its dropped classes multiplied by 0 where the cut picks its columns."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    graph, order = model.graph, result.plan.selection.order
+    for k, site in enumerate(result.plan.sites):
+        assert site.activation != "none"
+        at = next(i for i, n in enumerate(graph.node) if site.value in n.output)
+        for node in list(graph.node)[at:]:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    names[i] = f"whole{k}" if name == site.value and names is node.output else name
+        rank = len(next(v for v in result.plan.changed[site.value] if v.shape).shape or ())
+        mask = np.isin(site.ids, [-1, *order]).astype(np.float32)
+        mask = mask.reshape([-1] + [1] * (rank - site.axis - 1))
+        graph.initializer.append(numpy_helper.from_array(mask, f"mask{k}"))
+        graph.node.insert(at + 1, helper.make_node("Mul", [f"whole{k}", f"mask{k}"], [site.value]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlperf_ssd_nms_ts13", "yolov5_nms_ts11", "yolov8_nms_batch_ts12", "efficientdet_topk_ts13",
+     "yolov10_topk_ts13", "tv_ssdlite320_full_ts17", "keras_ssd300_combined_op13"],
+)  # fmt: skip
+def test_detections_are_those_of_the_masked_original(name: str) -> None:
+    pair = PAIRS[name]
+    model, _ = load_pair(name)
+    result = exact(model, pair["keep"], validation=False, ids="original", **arguments(pair))
+    if any(site.activation == "none" for site in result.plan.sites):
+        pytest.skip("raw scores are chosen from: 0 says nothing there")
+    feed = pictures(pair)
+    got, wanted = run(result.model, feed), run(masked(result, model), feed)
+    got, wanted = ([o.reshape(-1, *o.shape[2:]) if o.ndim > 2 else o for o in found]
+                   for found in (got, wanted))  # fmt: skip
+    lengths = {len(o) for o in got if o.ndim}
+    if len(lengths) == 1:
+        table, other = rows_of(got, None), rows_of(wanted, None)
+        found = other[(other > 1e-6).sum(axis=1) > 1]
+        assert unmatched(found, table) == 0
+        return
+    for one, two in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------- scores that are read in several places
+
+READ = """<ir_version: 10, opset_import: ["": 17]>
+read (float[1,8,4,4] x) => ({outputs}, float[1,32,4] boxes)
+<float[12,8,1,1] w, float[12] b, float[8,8,1,1] v, int64[1] one = {{1}}, int64[1] six = {{6}},
+ int64[1] two = {{2}}, int64[3] to = {{1,32,6}}, int64[3] to4 = {{1,32,4}}> {{
+  m = Conv (x, w, b)  t = Transpose <perm = [0, 2, 3, 1]> (m)  logits = Reshape (t, to)
+  n = Conv (x, v)  u = Transpose <perm = [0, 2, 3, 1]> (n)  boxes = Reshape (u, to4)
+  {body} }}"""
+
+SIDES: dict[str, tuple[str, str, Callable[[list[Array]], Array]]] = {
+    "logits are an output, too": (
+        "float[1,32,6] probs, float[1,32,6] logits",
+        "probs = Softmax <axis = -1> (logits)",
+        lambda whole: whole[1][..., [0, 5, 1, 3]],
+    ),
+    "the best logit": (
+        "float[1,32,6] probs, float[1,32] best",
+        "probs = Softmax <axis = -1> (logits)  best = ReduceMax <axes = [2], keepdims = 0> (logits)",
+        lambda whole: whole[2][..., [0, 5, 1, 3]].max(-1),
+    ),
+    "background sliced off": (
+        "float[1,32,6] probs, float[1,32,5] objects",
+        "probs = Softmax <axis = -1> (logits)  objects = Slice (probs, one, six, two)",
+        lambda whole: whole[0][..., [5, 1, 3]],
+    ),
+}
+
+
+def reading(name: str) -> onnx.ModelProto:
+    outputs, body, _ = SIDES[name]
+    return from_text(READ.format(outputs=outputs, body=body))
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_every_reader_of_scores_is_behind_a_front(name: str) -> None:
+    model = reading(name)
+    feed = {"x": np.random.default_rng(0).normal(size=(1, 8, 4, 4)).astype(np.float32)}
+    result = exact(model, [5, 1, 3], background="first")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    open_ = onnx.ModelProto()
+    open_.CopyFrom(model)
+    known = {o.name for o in model.graph.output}
+    open_.graph.output.extend(onnx.ValueInfoProto(name=n) for n in ("logits",) if n not in known)
+    probs, side, *rest = outputs_of(open_, feed)
+    whole = [probs, side, rest[-1]]
+    after = outputs_of(result.model, feed)
+    assert same_bits(np.ascontiguousarray(probs[..., [0, 5, 1, 3]]), after[0])
+    assert same_bits(np.ascontiguousarray(SIDES[name][2](whole)), after[1])
+
+
+def test_raw_logits_beside_probabilities_cannot_be_merged() -> None:
+    with pytest.raises(hc.GraphRefused, match="no probabilities") as caught:
+        exact(reading("logits are an output, too"), "x=5|1,3", background="first")
+    assert "renormalized" in caught.value.advice
+
+
+# ------------------------------------------------------------------------------------- merging
+
+MERGES: dict[str, tuple[str, str | None, Callable[[Array], Array]]] = {
+    "softmax": ("softmax", None, lambda a: a.sum(-1)),
+    "sigmoid": ("sigmoid", None, lambda a: a.max(-1)),
+    "the best of a softmax": ("softmax", "max", lambda a: a.max(-1)),
+    "the sum of sigmoids": ("sigmoid", "sum", lambda a: a.sum(-1)),
+}
+
+
+@pytest.mark.parametrize("case", MERGES)
+def test_merged_scores_are_what_numpy_makes_of_the_original_s(case: str) -> None:
+    activation, merge, combined = MERGES[case]
+    model = shapes(activation)
+    options = {"labels": COLUMNS, "background": "first"}
+    spec = "round=1|6|9,5,spiky=4|11,one=1,5"
+
+    result = exact(model, spec, merge=merge, **options)
+
+    assert result.verdict, result.verdict and result.verdict.lines()
+    before, after = outputs_of(model, picture(2))[0], outputs_of(result.model, picture(2))[0]
+    assert after.shape[-1] == 6
+    for column, source in ((0, 0), (2, 5), (4, 1), (5, 5)):
+        assert same_bits(np.ascontiguousarray(before[..., source]), after[..., column].copy())
+    for column, members in ((1, [1, 6, 9]), (3, [4, 11])):
+        np.testing.assert_allclose(after[..., column], combined(before[..., members]), rtol=1e-6)
+    again = hc.validate(model, result.model, provider="cpu", **options)
+    assert again, again.lines()
+
+
+def test_sum_for_max_is_found() -> None:
+    model = shapes()
+    wrong = exact(model, "x=1|6,5", merge="max", validation=False, **told(model)).model
+    del wrong.metadata_props[:]
+    found = hc.validate(model, wrong, "x=1|6,5", scores="exact", merge="sum", provider="cpu",
+                        **told(model))  # fmt: skip
+    assert found.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("spec", "scores", "merge", "reason"),
+    [
+        ("drone=new", "exact", None, "starts anew"),
+        ("5=new", "exact", None, "starts anew"),
+        ("x=0|5", "exact", None, "background"),
+        ("x=1|5", "renormalized", "sum", "--scores exact"),
+    ],
+)
+def test_what_exact_scores_cannot_be(
+    spec: str, scores: Any, merge: Any, reason: str
+) -> None:
+    model = shapes()
+    with pytest.raises(hc.UsageError) as caught:
+        hc.cut(model, spec, scores=scores, merge=merge, validation=False, **told(model))
+    assert reason in f"{caught.value.what} {caught.value.advice}"
+
+
+def test_raw_scores_are_picked_and_never_merged() -> None:
+    with pytest.raises(hc.GraphRefused, match="no probabilities"):
+        exact(shapes("raw"), "x=1|5", labels=COLUMNS, background="first", validation=False)
+
+
+# ------------------------------------------------------------------------------- quantized
+
+
+class Pictures(oq.CalibrationDataReader):
+    def __init__(self) -> None:
+        self.left = [picture(seed) for seed in range(2)]
+
+    def get_next(self) -> dict[str, Array] | None:
+        return self.left.pop() if self.left else None
+
+
+@pytest.fixture(scope="module", params=["QDQ", "QOperator"])
+def quantized(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> onnx.ModelProto:
+    folder: Path = tmp_path_factory.mktemp("quantized")
+    onnx.save(shapes(), folder / "float.onnx")
+    form = getattr(oq.QuantFormat, request.param)
+    oq.quantize_static(folder / "float.onnx", folder / "q.onnx", Pictures(), quant_format=form)
+    return onnx.load(folder / "q.onnx")
+
+
+def test_integers_are_picked_as_they_are(quantized: onnx.ModelProto) -> None:
+    options = {"labels": COLUMNS, "background": "first"}
+    result = exact(quantized, KEEP, **options)
+    assert result.verdict, result.verdict and result.verdict.lines()
+    before, after = outputs_of(quantized, picture(4)), outputs_of(result.model, picture(4))
+    assert same_bits(np.ascontiguousarray(before[0][..., list(ORDER)]), after[0])
+    integers = any(n.op_type == "QLinearSoftmax" for n in quantized.graph.node)
+    if integers:
+        with pytest.raises(hc.GraphRefused, match="integers, which cannot be merged"):
+            exact(quantized, "x=1|5", validation=False, **options)
+    else:
+        assert exact(quantized, "x=1|5,9", **options).verdict
+
+
+# ------------------------------------------------------------------------- planted mistakes
+
+
+def pick(model: onnx.ModelProto, k: int = 0) -> TensorProto:
+    """The positions that the k-th front picks."""
+    found = [n for n in model.graph.node if n.op_type == "Gather" and n.input[0].endswith("_whole")]
+    return next(t for t in model.graph.initializer if t.name == found[k].input[1])
+
+
+def change(tensor: TensorProto, value: Array) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+
+
+def swapped(model: onnx.ModelProto) -> None:
+    """Two classes have changed places."""
+    value = numpy_helper.to_array(pick(model)).copy()
+    value[[1, 2]] = value[[2, 1]]
+    change(pick(model), value)
+
+
+def another(model: onnx.ModelProto) -> None:
+    """One column is a neighbour's."""
+    value = numpy_helper.to_array(pick(model)).copy()
+    value[-1] += 1
+    change(pick(model), value)
+
+
+def scaled(model: onnx.ModelProto) -> None:
+    """Scores are larger by a millionth: within every tolerance but none."""
+    node = next(n for n in model.graph.node if "scores" in n.output)
+    node.output[0] = "almost"
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.array(1 + 1e-6, np.float32), "a_little_more")
+    )
+    model.graph.node.append(helper.make_node("Mul", ["almost", "a_little_more"], ["scores"]))
+
+
+def moved(model: onnx.ModelProto) -> None:
+    """The cut was made in front of the softmax."""
+    pair = [n for n in model.graph.node if "scores" in n.output or "scores_whole" in n.output]
+    softmax, gather = pair
+    gather.input[0], softmax.input[0] = softmax.input[0], "picked"
+    gather.output[0], softmax.output[0] = "picked", "scores"
+    nodes = list(model.graph.node)
+    at = nodes.index(softmax)
+    del model.graph.node[at]
+    model.graph.node.append(softmax)
+
+
+@pytest.mark.parametrize("mistake", [swapped, another, scaled, moved], ids=lambda m: m.__doc__)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_mistake_at_the_front_is_found(
+    mistake: Callable[[onnx.ModelProto], None], *, recorded: bool
+) -> None:
+    model = shapes()
+    cut = exact(model, KEEP, validation=False, **told(model)).model
+    mistake(cut)
+    if not recorded:
+        del cut.metadata_props[:]
+    found = hc.validate(model, cut, KEEP, scores="exact", provider="cpu", **told(model))
+    assert found.status == "failed", found.lines()
+
+
+def test_a_forgotten_level_is_found() -> None:
+    name = "yolov5_dense_ts12"
+    model, _ = load_pair(name)
+    options = arguments(PAIRS[name])
+    keep: Sequence[Any] = PAIRS[name]["keep"]
+    cut = exact(model, keep, validation=False, **options).model
+    del cut.metadata_props[:]
+    assert hc.validate(model, cut, keep, scores="exact", provider="cpu", **options)
+    value = numpy_helper.to_array(pick(cut, 1)).copy()
+    value[5:] = np.sort(value[5:])[::-1]
+    change(pick(cut, 1), value)
+    found = hc.validate(model, cut, keep, scores="exact", provider="cpu", **options)
+    assert found.status == "failed"
+
+
+def test_a_changed_head_is_no_exact_cut() -> None:
+    model = shapes()
+    cut = exact(model, KEEP, validation=False, **told(model)).model
+    head = next(t for t in cut.graph.initializer if t.dims[:2] == [60, 64])
+    change(head, numpy_helper.to_array(head) * np.float32(1.5))
+    found = hc.validate(model, cut, provider="cpu", **told(model))
+    assert found.status == "failed"
+    assert any("structure" in reason for reason in found.reasons)
+
+
+# --------------------------------------------------------------------------- again, and said
+
+
+def test_a_cut_model_is_inspected_and_cut_again() -> None:
+    model = shapes()
+    first = exact(model, [9, 7, 1, 2], **told(model)).model
+    assert hc.inspect(first).classes.count == 5
+    second = exact(first, [3, 1])
+    assert second.verdict, second.verdict and second.verdict.lines()
+    before, after = outputs_of(model, picture(1))[0], outputs_of(second.model, picture(1))[0]
+    assert same_bits(np.ascontiguousarray(before[..., [0, 1, 9]]), after)
+    assert hc.validate(first, second.model, provider="cpu")
+    with pytest.raises(hc.UsageError, match="heads still hold the classes"):
+        hc.cut(first, [3, 1], validation=False)
+
+
+def test_a_cut_model_that_merges_is_refused_with_the_reason() -> None:
+    model = shapes()
+    merged = exact(model, "x=1|5,one=1", validation=False, **told(model)).model
+    with pytest.raises(hc.GraphRefused) as caught:
+        hc.inspect(merged)
+    assert "original" in caught.value.advice
+
+
+def test_keeping_all_changes_nothing() -> None:
+    model = shapes()
+    cut = exact(model, list(range(1, 15)), **told(model)).model
+    assert cut.graph.SerializeToString() == model.graph.SerializeToString()
+
+
+def test_the_command_line_says_and_reads_the_mode(run_here: Run, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    onnx.save(shapes(), source)
+    said = ["--background", "first", "--provider", "cpu"]
+    done = run_here("cut", source, "--keep", "5,1,9", "--scores", "exact", "--output", target, *said)
+    assert done.code == 0, done.err
+    assert "heads stay whole" in done.out
+    assert run_here("validate", source, target, *said).code == 0
+    assert run_here("validate", source, target, "--scores", "renormalized", *said).code == 1
+    assert run_here("cut", source, "--keep", "5", "--scores", "exakt", "--dry-run").code == 2
+    assert run_here("cut", source, "--keep", "5", "--merge", "mean", "--dry-run").code == 2
