@@ -122,6 +122,8 @@ class Pair:
         self._asked = False
         self.narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
         """Of outputs with a class axis in rows that are picked: the axis, and what stays of it."""
+        self.cut_narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
+        """The same of the cut, where a map is looked at in parts."""
 
     def narrow(self, values: Values) -> Values:
         """Give outputs of the original with the kept positions of such a class axis."""
@@ -211,7 +213,7 @@ class Pair:
     def run(self, patterns: Sequence[Array], gain: float = 0.0) -> tuple[Values, Values]:
         """Run both tails with a pattern per site; the original's dropped classes are masked."""
         patterns = self._felt(patterns)
-        got = guard(lambda: self.cut.run(self.cut_state, *self._mask_cut(patterns, gain)))
+        got = self._run_cut(*self._mask_cut(patterns, gain))
         if gain and self.chunk is not None:
             reference, _ = self._made(patterns, self._cut_scores(got))
         else:
@@ -229,10 +231,19 @@ class Pair:
     ) -> Values:
         return self.narrow(self.original.run(self.state, patterns, gain))
 
+    def _run_cut(self, patterns: Sequence[Array], gain: float | Array) -> Values:
+        """Run the cut's tail, and leave out what is not in the part that is looked at."""
+        values = guard(lambda: self.cut.run(self.cut_state, patterns, gain))
+        left = {
+            name: np.take(values[name], take, axis)
+            for name, (axis, take) in self.cut_narrowed.items()
+            if name in values
+        }
+        return values | left
+
     def run_cut(self, patterns: Sequence[Array]) -> Values:
         """Run the cut's tail alone."""
-        fed = self._mask_cut(self._felt(patterns), 0.0)
-        return guard(lambda: self.cut.run(self.cut_state, *fed))
+        return self._run_cut(*self._mask_cut(self._felt(patterns), 0.0))
 
     def masked(self, cut_scores: Sequence[Array]) -> tuple[Values, list[Array]]:
         """Run the reference: outputs, and the scores at the sites (behind masked ones, too).
@@ -307,7 +318,7 @@ class Pair:
         if not self.columns.extra:
             return self.deployed_outputs, self._cut_scores({})
         fed = self._mask([self.columns.pattern() for _ in self.cut.sites], 1.0)
-        values = guard(lambda: self.cut.run(self.cut_state, *fed))
+        values = self._run_cut(*fed)
         return values, self._cut_scores(values)
 
     def _mask_cut(

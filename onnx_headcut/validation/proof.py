@@ -266,7 +266,7 @@ class _Proof:
                 layout.add(name, before[name], after[name])
             else:
                 layout.apart.append(name)
-        pair.narrowed = layout.narrowed
+        pair.narrowed, pair.cut_narrowed = layout.narrowed, layout.cut_narrowed
         layout.check_numbering([site.ids for site in sites])
         return layout
 

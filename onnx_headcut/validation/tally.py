@@ -202,6 +202,7 @@ class Layout:
         self.rows: list[str] = []
         self.dense: dict[str, _Dense] = {}
         self.narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.cut_narrowed: dict[str, tuple[int, tuple[int, ...]]] = {}
         self._numbered: list[tuple[int, ...]] = []
 
     def add(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
@@ -228,7 +229,7 @@ class Layout:
         differ = [
             axis
             for axis, (a, b) in enumerate(zip(before.shape, after.shape, strict=False))
-            if a != b and before.kind == "dense" and axis in before.axes
+            if (a != b or self.columns.extra) and before.kind == "dense" and axis in before.axes
         ]
         if len(before.shape) != len(after.shape) or len(differ) != 1:
             return
@@ -237,8 +238,20 @@ class Layout:
         if len(before.shape) == 1 or len(classes) > self.columns.total:
             return  # slots of a branch or an iteration for each class: those are rows themselves
         take = probe.natural_cut(ids, self.columns.order)
-        if take is not None and after.ids.get(differ[0]) == tuple(ids[at] for at in take):
+        there, got = self._looked_at(after.ids.get(differ[0]))
+        if take is not None and got == tuple(ids[at] for at in take):
             self.narrowed[name] = (differ[0], tuple(take))
+            if there is not None:
+                self.cut_narrowed[name] = (differ[0], there)
+
+    def _looked_at(
+        self, got: tuple[int, ...] | None
+    ) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """The cut's positions of the part that is looked at (None: all), and their labels."""
+        if got is None or not self.columns.extra:
+            return None, got
+        there = tuple(at for at, label in enumerate(got) if label != probe.DROPPED)
+        return there, tuple(got[at] for at in there)
 
     def _pair(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
         complaint = ""
@@ -249,10 +262,7 @@ class Layout:
                 complaint = complaint or "classes have no order that can be told"
                 continue
             wanted = tuple(ids[at] for at in take)
-            got, there = after.ids.get(axis), None
-            if got is not None and self.columns.extra:
-                there = tuple(at for at, label in enumerate(got) if label != probe.DROPPED)
-                got = tuple(got[at] for at in there)
+            there, got = self._looked_at(after.ids.get(axis))
             if got == wanted:
                 self.dense[name] = _Dense(axis, tuple(take), wanted, there)
                 self._numbered.append(ids)
