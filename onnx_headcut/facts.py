@@ -17,10 +17,11 @@ from onnx.checker import ValidationError
 from onnx.defs import OpSchema, SchemaError, get_schema
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
+from onnx_headcut.errors import GraphRefused
 from onnx_headcut.plain import MICROSOFT, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.extensions import Extensions
 
@@ -181,7 +182,7 @@ class Interpreter:
             return self._infer_function(node, inputs)
         rule = self.extensions.find(node) if self.extensions else None
         if rule is not None and rule.shapes is not None:
-            return list(rule.shapes(node, inputs))
+            return _told(rule.shapes, node, inputs)
         if node.domain == MICROSOFT:
             return self._infer_plain(node, inputs)
         if node.domain not in {"", "ai.onnx"}:
@@ -254,9 +255,7 @@ class Interpreter:
             return Fact((len(dims),), onnx.TensorProto.INT64)
         return of_array(np.array(dims, np.int64))
 
-    def _evaluable(
-        self, node: onnx.NodeProto, inputs: Sequence[Fact], outputs: Sequence[Fact]
-    ) -> bool:
+    def _evaluable(self, node: onnx.NodeProto, inputs: Sequence[Fact], outputs: Sequence[Fact]) -> bool:
         if node.op_type in NEVER_EVALUATED or node.domain not in {"", "ai.onnx"}:
             return False
         if any(n and f.value is None for n, f in zip(node.input, inputs, strict=True)):
@@ -308,6 +307,27 @@ def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> on
             new.attribute.add().CopyFrom(given[attribute.ref_attr_name])
             new.attribute[-1].name = attribute.name
     return new
+
+
+def _told(
+    shapes: Callable[[onnx.NodeProto, Sequence[Fact]], Sequence[Fact]],
+    node: onnx.NodeProto,
+    inputs: Sequence[Fact],
+) -> list[Fact]:
+    """What a rule says of an op's outputs; refuses where it says nothing sensible."""
+    try:
+        found = list(shapes(node, inputs))
+        wrong = "" if all(isinstance(f, Fact) for f in found) else "it gives other things than facts"
+    except Exception as error:  # noqa: BLE001  the rule may be anybody's
+        found, wrong = [], f"{type(error).__name__}: {error}"
+    if wrong:
+        raise GraphRefused(
+            f"what its rule says of its shapes cannot be used ({wrong})",
+            node=node.name or next(iter(node.output), ""),
+            op=node.op_type,
+            advice="is the node as its documentation says? else mend the rule: docs/rules.md",
+        )
+    return found + [UNKNOWN] * (len(node.output) - len(found))
 
 
 def _permuted(fact: Fact, order: Sequence[int]) -> Fact:

@@ -73,6 +73,7 @@ def test_the_example_cuts_and_is_validated_at_what_enters(plugin: Path) -> None:
     assert result.verdict
     assert result.verdict.not_run == ("Acme::Decode node 'make_boxes'",)
     assert result.verdict.plugins == ("acme_rules.py (Acme::Decode)",)
+    assert "rules of the plugin acme_rules.py" in result.verdict.notes[-1]
     recorded = {p.key: p.value for p in result.model.metadata_props}
     assert json.loads(recorded["onnx_headcut.plugins"]) == list(result.verdict.plugins)
     assert hc.validate(detector(), result.model, plugins=[str(plugin)], provider="cpu")
@@ -205,6 +206,20 @@ def test_a_wrong_rule_is_refused_where_its_shapes_show_it() -> None:
     stuck = [Rule("Odd", wrong, lambda *_: [Fact((1, 16, 6), 1)], domain="Acme")]
     with pytest.raises(hc.GraphRefused, match="its output would have shape"):
         hc.cut(model, KEEP, plugins=[stuck], **options)
+
+
+@pytest.mark.parametrize(("apply", "shapes", "reason"), [
+    (lambda _: None, None, "what each of its outputs carries"),
+    (lambda _: Outcome([None]), None, "what each of its outputs carries"),
+    (lambda view: view.nothing, None, "does not cover this use"),
+    (passing, lambda *_: [(7, 4)], "other things than facts"),
+    (passing, lambda _, inputs: inputs[9], "IndexError"),
+])  # fmt: skip
+def test_a_broken_rule_is_refused_with_its_node(apply: Any, shapes: Any, reason: str) -> None:
+    rule = Rule("Decode", apply, shapes, domain="Acme")
+    with pytest.raises(hc.GraphRefused, match=reason) as caught:
+        hc.cut(detector(), KEEP, plugins=[rule], validation=False)
+    assert (caught.value.node, caught.value.op) == ("make_boxes", "Decode")
 
 
 def test_the_command_line_takes_plugins(

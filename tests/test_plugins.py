@@ -111,6 +111,12 @@ def turned(pattern: PluginPattern) -> PluginPattern:
     return type(pattern)(text, pattern.heads, read=pattern.read, background=pattern.background)
 
 
+def test_a_plugin_without_inputs_is_refused() -> None:
+    pattern = changed("efficient_nms", "(rects, probs)", "()")
+    with pytest.raises(hc.GraphRefused, match="shapes cannot be used"):
+        cut_of(pattern, [1, 2])
+
+
 def test_a_plugin_that_takes_classes_as_one_is_told_of() -> None:
     pattern = changed("efficient_nms", "box_coding", "class_agnostic = 1, box_coding")
     assert "whatever their classes" in cut_of(pattern, [1, 2]).plan.notes[0]

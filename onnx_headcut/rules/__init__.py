@@ -67,7 +67,11 @@ def outcome(view: View, head: Labels | None) -> Outcome:
     extensions = view.trace.interpreter.extensions
     rule = extensions.find(view.node) if extensions else None
     if rule is not None and any(isinstance(m, Labels | Lookup | Columns) for m in view.marks):
-        return rule.apply(view)
+        result = rule.apply(view)
+        if not isinstance(result, Outcome) or len(result.marks) != len(view.node.output):
+            view.refuse("its rule does not say what each of its outputs carries",
+                        "mend the rule: docs/rules.md")  # fmt: skip
+        return result
     function = (view.node.domain, view.op) in view.trace.interpreter.functions
     if function and any(m is not None and not isinstance(m, Rows) for m in view.marks):
         raise CallReached(
