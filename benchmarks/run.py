@@ -6,6 +6,8 @@
   the same file, where it is installed: `pip install onnxslim onnxsim onnx-graphsurgeon` in an
   environment of its own, and name its interpreter with --peers PYTHON.
 * help: `onnx-headcut --help`.
+* recipe: a recipe of 20 variants of the shapes detector against 20 runs of `cut`, all validated; the
+  files have to be the same.
 * latency: original : cut : natively exported with the kept classes, and original + Gather, one
   thread each in one process, in random turns; the best of many counts.
 
@@ -17,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,6 +52,7 @@ PEERS = {
     "onnx.save(gs.export_onnx(gs.import_onnx(onnx.load(sys.argv[1]))), sys.argv[2])",
 }
 Row = tuple[str, ...]
+_CUT = [sys.executable, "-m", "onnx_headcut", "cut"]
 
 
 def cutter(*extra: str) -> list[str]:
@@ -174,6 +179,62 @@ def peers(folder: Path, python: str, turns: int) -> list[Row]:
     return _relative("SSD300", in_turns(commands, turns))
 
 
+_ALL = (
+    "import shlex, subprocess, sys\n"
+    "for line in open(sys.argv[1]).read().splitlines():\n"
+    "    subprocess.run(shlex.split(line), stdout=subprocess.DEVNULL, check=True)"
+)
+"""Runs the command lines of a file, one after the other."""
+
+
+def cpu_of(command: Sequence[str]) -> tuple[float, float]:
+    """Run a process to its end; returns seconds of wall clock and of CPU, all children's together."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "start = time.perf_counter()\n"
+        "subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)\n"
+        "times = os.times()\n"
+        "print(time.perf_counter() - start, times.children_user + times.children_system)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    took, cpu = map(float, done.stdout.split()[-2:])
+    return took, cpu
+
+
+def recipes(folder: Path, turns: int) -> list[Row]:
+    """Compare a recipe with as many single runs; the least of all turns."""
+    model = HERE.parent / "models" / "shapes" / "ssd_shapes_ts_softmax.onnx"
+    triples = itertools.islice(itertools.combinations(range(1, 15), 3), 20)
+    text = [f'source = "{model}"', f'output = "{folder}/{{variant}}.onnx"']
+    lines = []
+    for k, triple in enumerate(triples):
+        keep = ",".join(map(str, triple))
+        text.append(f'[variants.v{k}]\nkeep = "{keep}"')
+        lines.append(shlex.join([*_CUT, str(model), "--keep", keep, "--output",
+                                 f"{folder}/s{k}.onnx", "--force"]))  # fmt: skip
+    (folder / "headcut.toml").write_text("\n".join(text))
+    (folder / "lines").write_text("\n".join(lines))
+    recipe = [*_CUT, "--recipe", str(folder / "headcut.toml"), "--force"]
+    commands = {
+        f"{len(lines)} runs, one after the other": [sys.executable, "-c", _ALL, str(folder / "lines")],
+        "the recipe, --jobs 1": [*recipe, "--jobs", "1"],
+        "the recipe": recipe,
+    }
+    found = {
+        name: tuple(map(min, zip(*(cpu_of(command) for _ in range(turns)), strict=True)))
+        for name, command in commands.items()
+    }
+    for k in range(len(lines)):
+        assert (folder / f"v{k}.onnx").read_bytes() == (folder / f"s{k}.onnx").read_bytes()
+    wall, cpu = next(iter(found.values()))
+    return [
+        (name, f"{t:.1f}", f"{t / wall:.2f}", f"{c:.1f}", f"{c / cpu:.2f}")
+        for name, (t, c) in found.items()
+    ]
+
+
 def show_help(turns: int) -> list[Row]:
     """Time the command line's help, and the interpreter alone."""
     commands = {
@@ -204,7 +265,7 @@ def machine() -> str:
 def main() -> None:
     """Run what is asked for; parts that are left out keep their last results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--only", default="files,peers,help,latency")
+    parser.add_argument("--only", default="files,peers,recipe,help,latency")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     options = parser.parse_args()
@@ -212,6 +273,11 @@ def main() -> None:
     parts: dict[str, Any] = {
         "files": lambda to: table("Files", head, files(to, options.turns)),
         "peers": lambda to: table("Peers", head, peers(to, options.peers, max(options.turns // 3, 1))),
+        "recipe": lambda to: table(
+            "Recipe of 20 variants of the shapes detector, validated",
+            ("by", "seconds", "relative", "CPU seconds", "relative"),
+            recipes(to, max(options.turns // 3, 1)),
+        ),
         "help": lambda _: table("--help", head, show_help(options.turns)),
         "latency": lambda _: table(
             "Latency, one thread on the CPU (ms; a ratio is to the original)",
