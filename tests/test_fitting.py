@@ -96,6 +96,7 @@ def test_streaming_is_one_batch() -> None:
         parts.add(x[rows], y[rows], v[rows])
     halves.add(x[300:], y[300:], v[300:])
     parts += halves
+    whole.sum_up()
     np.testing.assert_allclose(parts.squares, whole.squares, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(parts.solve([0.1]), whole.solve([0.1]), rtol=1e-9)
 

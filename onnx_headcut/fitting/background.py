@@ -143,7 +143,7 @@ def fit_background(  # noqa: PLR0913
     data are. Raises UsageError where nothing is dropped, or where there are fewer than two pictures
     (one to fit, one to hold out).
     """
-    columns = _Columns(tuple(kept), background, heads[0].grid.shape[1])
+    columns = Columns(tuple(kept), background, heads[0].grid.shape[1])
     if not columns.dropped:
         raise UsageError("nothing is dropped, so that there is no background to fit")
     if len(pictures) < 2:
@@ -155,7 +155,7 @@ def fit_background(  # noqa: PLR0913
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Source columns by what becomes of them."""
 
     kept: tuple[int, ...]
@@ -172,6 +172,12 @@ class _Columns:
         return _logsumexp(scores[..., [self.background, *self.dropped]])
 
 
+def importance(scores: Floats, columns: Columns) -> Floats:
+    """What each place counts [places, anchors]: ``1 - p(background)``, and a little."""
+    weight: Floats = 1 - np.exp(scores[..., columns.background] - _logsumexp(scores)) + EMPTY
+    return weight
+
+
 def _logsumexp(scores: Floats) -> Floats:
     top = scores.max(-1, keepdims=True)
     summed: Floats = top[..., 0] + np.log(np.exp(scores - top).sum(-1))
@@ -185,7 +191,7 @@ class _Fitting:
         self,
         proto: onnx.ModelProto,
         heads: Sequence[Head],
-        columns: _Columns,
+        columns: Columns,
         pictures: Sequence[Picture],
         folder: Path | None,
         provider: str,
@@ -265,9 +271,8 @@ class _Fitting:
         _digest(self.digest, feed)
         for (features, scores), sums in zip(self._places(n, feed), moments, strict=True):
             whole = _logsumexp(scores)
-            empty = scores[..., columns.background]
-            change = columns.target(scores) - empty
-            sums.add(features, change, 1 - np.exp(empty - whole) + EMPTY)
+            change = columns.target(scores) - scores[..., columns.background]
+            sums.add(features, change, importance(scores, columns))
             best = scores[..., list(columns.dropped)] - whole[..., None]
             seen |= (best.reshape(-1, len(seen)) > np.log(SEEN)).any(0)
         for c, there in zip(columns.dropped, seen, strict=True):
@@ -281,12 +286,13 @@ class _Fitting:
             kept = scores[..., list(columns.kept)]
             own = scores[..., columns.background]
             wanted = columns.target(scores)
-            weight = 1 - np.exp(own - _logsumexp(scores)) + EMPTY
+            weight = importance(scores, columns)
             true = _scores(kept, wanted)
             changes = np.concatenate([np.zeros_like(solutions[:1]), solutions])
-            wide = np.asarray(features, np.float64)
-            for r, change in enumerate(changes):
-                logit = own + wide @ change[:, :-1].T + change[:, -1]
+            moved = np.asarray(features, np.float64) @ np.concatenate(changes[..., :-1]).T
+            moved = moved.reshape(len(own), len(changes), -1) + changes[..., -1]
+            for r in range(len(changes)):
+                logit = own + moved[:, r]
                 tally.add(r, _scores(kept, logit) - true, logit - wanted, weight)
 
 

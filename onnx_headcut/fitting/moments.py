@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-_BLOCK = 1024
-"""Places that are widened to float64 at a time."""
+BLOCK = 1024
+"""Places that are gathered before they are summed up: many small products would take longer."""
 
 
 class Moments:
@@ -30,25 +30,38 @@ class Moments:
     def __init__(self, anchors: int, features: int) -> None:
         self.squares: Floats = np.zeros((anchors, features + 1, features + 1))
         self.products: Floats = np.zeros((anchors, features + 1))
+        self._waiting: list[tuple[Array, Floats, Floats]] = []
 
     def add(self, features: Array, targets: Floats, weights: Floats) -> None:
         """Count places in: ``features`` [places, features], the others [places, anchors]."""
-        for at in range(0, len(features), _BLOCK):
-            rows = slice(at, at + _BLOCK)
-            some = np.asarray(features[rows], np.float64)
-            some = np.concatenate([some, np.ones((len(some), 1))], axis=1)
-            for k, (v, y) in enumerate(zip(weights[rows].T, targets[rows].T, strict=True)):
-                weighed = some.T * v
-                self.squares[k] += weighed @ some
-                self.products[k] += weighed @ y
+        for at in range(0, len(features), BLOCK):
+            rows = slice(at, at + BLOCK)
+            self._waiting.append((features[rows], targets[rows], weights[rows]))
+            if sum(len(part[0]) for part in self._waiting) >= BLOCK:
+                self.sum_up()
+
+    def sum_up(self) -> None:
+        """Take in the places that wait."""
+        if not self._waiting:
+            return
+        features, targets, weights = (np.concatenate(p) for p in zip(*self._waiting, strict=True))
+        self._waiting = []
+        wide = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
+        for k, (v, y) in enumerate(zip(weights.T, targets.T, strict=True)):
+            weighed = wide.T * v
+            self.squares[k] += weighed @ wide
+            self.products[k] += weighed @ y
 
     def __iadd__(self, other: Self) -> Self:
+        self.sum_up()
+        other.sum_up()
         self.squares += other.squares
         self.products += other.products
         return self
 
     def solve(self, ridges: Sequence[float]) -> Floats:
         """Solutions for all ``ridges`` (> 0): float64 [ridges, anchors, features + 1], bias last."""
+        self.sum_up()
         solved = [_solve(s, p, ridges) for s, p in zip(self.squares, self.products, strict=True)]
         return np.stack(solved, axis=1)
 
