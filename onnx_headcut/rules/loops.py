@@ -523,6 +523,10 @@ def read_of(view: View, read: Read, ids: Ints, take: Ints) -> Mark | None:
     shape = view.old[read.slot].shape
     if shape is None or shape[read.axis] != len(ids):
         view.refuse(f"how many slices of {name!r} it reads is not known")
+    if not is_fixed(view.scope, name) and (
+        view.new[read.slot] is not view.old[read.slot] or _made_of_counts(view, name)
+    ):
+        return _following(view, read, ids, take)
     if value is None or not is_fixed(view.scope, name):
         view.demand(read.slot, read.axis, ids)
         for edit in view.select(read.slot, read.axis, take):
@@ -530,6 +534,28 @@ def read_of(view: View, read: Read, ids: Ints, take: Ints) -> Mark | None:
         return Rows()
     old = tuple(np.moveaxis(value, read.axis, 0))
     return PerIteration(ids, take, old, tuple(_ways(view, read, value, ids, take)))
+
+
+def _made_of_counts(view: View, name: str) -> bool:
+    """Whether a computed value is the same for every picture."""
+    value, other = view.scope.old(name).value, view.scope.twin.old(name).value
+    return value is not None and other is not None and np.array_equal(value, other)
+
+
+def _following(view: View, read: Read, ids: Ints, take: Ints) -> PerIteration:
+    """A table made from the class count follows by itself; what it holds must be known."""
+    value, now = view.old[read.slot].value, view.new[read.slot].value
+    if value is None or now is None or now.shape[read.axis] != len(take):
+        view.refuse(f"{view.node.input[read.slot]!r} changes with the class count, and what it holds "
+                    "then is not known")  # fmt: skip
+        raise AssertionError  # pragma: no cover  refuse() does not return
+    old, new = (tuple(np.moveaxis(v, read.axis, 0)) for v in (value, now))
+    ways = [IteratedOption(new)]
+    if now.shape == value.shape:
+        moved = value.take(take, read.axis)
+        edit = ed.GatherInput(view.place, read.slot, read.axis, take)
+        ways.append(IteratedOption(tuple(np.moveaxis(moved, read.axis, 0)), (edit,)))
+    return PerIteration(ids, take, old, tuple(ways))
 
 
 def _ways(view: View, read: Read, value: Array, ids: Ints, take: Ints) -> list[IteratedOption]:
