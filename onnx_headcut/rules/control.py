@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from onnx_headcut.analysis import merged
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
+from onnx_headcut.rules.bodies import padded, same_table
 from onnx_headcut.rules.iterated import lookup_of
-from onnx_headcut.rules.loops import control_by, iterate, padded, same_table
+from onnx_headcut.rules.loops import control_by, iterate
 from onnx_headcut.rules.stacked import joined
 from onnx_headcut.trace import Outcome
 
