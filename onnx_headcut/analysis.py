@@ -62,8 +62,6 @@ class Scope:
     marks: dict[str, Mark] = field(default_factory=dict)
     children: dict[tuple[int, int], Scope] = field(default_factory=dict)
     """Bodies of If, Loop and Scan, by node number and number of the body."""
-    inferred: dict[int, tuple[list[Fact], list[Fact]]] = field(default_factory=dict)
-    """By node number: facts of its inputs, and what inference said of its outputs from them."""
     tables: dict[str, list[Array]] = field(default_factory=dict)
     """In a body that is being traced: values that depend on the number of the iteration alone."""
     iterations: Iterations | None = None
@@ -298,10 +296,7 @@ def infer_all(
         if any(a.g.node or a.g.output for a in node.attribute):
             facts = _infer_bodies(scope, interpreter, i, node, rows)
         else:
-            inputs = [scope.old(n) for n in node.input]
-            facts = infer_or_unknown(interpreter, node, inputs)
-            if any(f is not UNKNOWN for f in facts):
-                scope.inferred[i] = inputs, facts
+            facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
         for name, fact in zip(node.output, facts, strict=False):
             if name:
                 found = _merge(fact, declared.get(name))

@@ -31,6 +31,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 VALUE_LIMIT = 1 << 20
 """Elements up to which values are computed: label tables and anchors, never weights."""
 
+_GRAPHS = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
+
 FUNCTION_STEPS = 50_000
 """Nodes inside local functions that are looked at; calls with equal inputs count once."""
 
@@ -109,6 +111,7 @@ class Interpreter:
         self.calls: dict[object, list[Fact]] = caller.calls if caller else {}
         self.extensions: Extensions | None = caller.extensions if caller else extensions
         self._implementations: dict[tuple[str, str], Any] = {}
+        self._known: dict[object, list[Fact]] = {}
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
         """Execute one node on arrays with onnx's reference implementation.
@@ -131,8 +134,17 @@ class Interpreter:
     def infer(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         """Facts of ``node``'s outputs; raises InferenceError where the shapes do not fit.
 
-        ``inputs`` are aligned with ``node.input``; an omitted optional input is UNKNOWN.
+        ``inputs`` are aligned with ``node.input``; an omitted optional input is UNKNOWN. Nodes of one
+        kind with equal inputs are looked at once: branches and levels repeat one another.
         """
+        kind = _kind(node, inputs)
+        if kind is None:
+            return self._inferred(node, inputs)
+        if kind not in self._known:
+            self._known[kind] = self._inferred(node, inputs)
+        return self._known[kind]
+
+    def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         shapes = self._infer_shapes(node, inputs)
         if self._evaluable(node, inputs, shapes):
             try:
@@ -267,6 +279,20 @@ class Interpreter:
             all(f.value is not None and f.value.size <= 64 for f in inputs)
             and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
         )
+
+
+def _kind(node: onnx.NodeProto, inputs: Sequence[Fact]) -> object:
+    """All that facts of a node's outputs follow from; None where that is large."""
+    values = [f.value for f in inputs if f.value is not None]
+    if node.op_type == "Constant" or any(v.size > 64 or v.dtype.hasobject for v in values):
+        return None
+    if any(a.type in _GRAPHS for a in node.attribute):
+        return None
+    return (
+        node.domain, node.op_type, *(a.SerializeToString() for a in node.attribute),
+        *(bool(n) for n in [*node.input, *node.output]),
+        *((f.shape, f.elem_type, None if f.value is None else f.value.tobytes()) for f in inputs),
+    )  # fmt: skip
 
 
 def _as_known(node: onnx.NodeProto, schema: OpSchema) -> onnx.NodeProto:

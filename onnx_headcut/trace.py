@@ -343,12 +343,8 @@ class Trace:
             # a body that sees detections only, as many of them as in the example
             return [view.scope.old(o) for o in view.node.output]
         node, inputs = edited(view.node, view.new, edits)
-        known = None if edits else view.scope.inferred.get(view.place[-1])
         try:
-            if known is not None and all(n is o for n, o in zip(inputs, known[0], strict=True)):
-                facts = known[1]
-            else:
-                facts = self.interpreter.infer(node, inputs)
+            facts = self.interpreter.infer(node, inputs)
             return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
         except (InferenceError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Processes that tests start would each compile the package anew, which takes them 0.3 s."""
+
 TINY_NAMES = ("background", "cat", "dog", "cow", "hen", "fox")
 
 TINY = """
@@ -115,7 +118,7 @@ def run_cli(
         stderr=subprocess.PIPE,
         check=False,
         text=True,
-        timeout=120,
+        timeout=600,  # against hanging for ever, on however busy a machine
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

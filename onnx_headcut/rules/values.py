@@ -359,7 +359,7 @@ def stacked(view: View, inputs: Sequence[int] | None = None) -> Lookup:
         mark, value = view.marks[i], view.old[i].value
         if isinstance(mark, Lookup):
             option = decide(view, mark, {"ids", "free"})
-            gone = np.setdiff1d(np.arange(len(mark.ids)), mark.take)
+            gone = np.flatnonzero(np.bincount(mark.take, minlength=len(mark.ids)) == 0)
             at = np.concatenate([mark.take, gone])
             new = np.concatenate([option.new.astype(np.float64), np.full(len(gone), np.inf)])
             parts.append((mark.ids[at], mark.old[at], new))
@@ -370,7 +370,7 @@ def stacked(view: View, inputs: Sequence[int] | None = None) -> Lookup:
             view.refuse("class numbers are joined with values that are not known")
     table = np.stack([np.concatenate([np.asarray(p[k], np.float64) for p in parts])
                       for k in range(3)])  # fmt: skip
-    table = np.unique(table, axis=1)
+    table = distinct(table)
     new, take = table[2], np.flatnonzero(~np.isinf(table[2]))  # infinite: that value goes
     first = next(m for m in view.marks if isinstance(m, Lookup))
     if view.sel.repeated:  # copies of a class are one position before, and several after
@@ -382,6 +382,14 @@ def stacked(view: View, inputs: Sequence[int] | None = None) -> Lookup:
     ids, old = table[0].astype(np.int64), table[1]
     option = Option(new[take].astype(first.old.dtype))
     return Lookup(ids, take, old.astype(first.old.dtype), (option,), view.node.output[0])
+
+
+def distinct(table: Array) -> Array:
+    """Each column of a table once, in order: `numpy.unique` over an axis takes ten times as long."""
+    table = table[:, np.lexsort(table[::-1])]
+    first = np.ones(table.shape[1], bool)
+    first[1:] = (table[:, 1:] != table[:, :-1]).any(axis=0)
+    return table[:, first]
 
 
 def scatter(view: View) -> Outcome:
