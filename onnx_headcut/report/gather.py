@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_headcut.classes import read_cut_metadata
+from onnx_headcut.classes import ClassMap, read_cut_metadata
 from onnx_headcut.cutting import Options, understand
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
-from onnx_headcut.labels import Selection
 from onnx_headcut.model import load
 from onnx_headcut.plan import make_plan
 from onnx_headcut.report.page import Material
@@ -21,11 +20,17 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.bench.measure import Bench
+    from onnx_headcut.classes import CutRecord
     from onnx_headcut.drift.measure import DriftReport, Subject
     from onnx_headcut.figures import Figures
     from onnx_headcut.validation.verdict import Verdict
 
     Progress = Callable[[str], None]
+
+_NO_DRIFT = (
+    "drift on pictures is not measured: the cut merges, repeats or adds classes, so that its "
+    "detections are of other classes than the original's"
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,14 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     known = understand(original, options)
     located, analysis, classes = known.located, known.analysis, known.classes
     order = tuple(row.column for row in sorted(verdict.classes, key=lambda row: row.new))
-    plan = make_plan(analysis, located, Selection(order, located.count))
+    record = _record(cut)
+    wanted = ClassMap.of_columns(order, located.count, classes.background)
+    exact = wanted if record is not None and record.exact else None
+    plan = make_plan(analysis, located, wanted.selection, exact=exact)
     drift = None
-    if wish.images:
+    if wish.images and record is not None and record.map and _has_other_classes(record.map):
+        plan = replace(plan, notes=(*plan.notes, _NO_DRIFT))
+    elif wish.images:
         from onnx_headcut.drift import measure  # noqa: PLC0415  (only with pictures)
 
         proto = analysis.source.proto
@@ -67,16 +77,26 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     found = inspection(analysis, located, classes, plan)
     before = figures(analysis, located)
     return Material(original.name, name, verdict, plan, classes, found.heads, before, _after(cut),
-                    drift, bench, _called(cut, len(order)))  # fmt: skip
+                    drift, bench, _called(record, len(order)))  # fmt: skip
 
 
-def _called(cut: Path | onnx.ModelProto, count: int) -> tuple[str | None, ...]:
-    """What the cut's own record calls its columns; empty where it has none."""
+def _record(cut: Path | onnx.ModelProto) -> CutRecord | None:
+    """The cut's own record; None where it has none that can be read."""
     try:
-        metadata = {p.key: p.value for p in load(cut, small=True).proto.metadata_props}
-        record = read_cut_metadata(metadata)
+        return read_cut_metadata({p.key: p.value for p in load(cut, small=True).proto.metadata_props})
     except HeadcutError:
-        return ()
+        return None
+
+
+def _has_other_classes(class_map: ClassMap) -> bool:
+    """Whether its classes are not the original's one by one, so that detections do not pair off."""
+    made = [row for row in class_map.rows if not row.plain]
+    fitted = [row for row in made if row.start is not None and row.start.kind == "given"]
+    return class_map.repeats or len(made) > len(fitted)
+
+
+def _called(record: CutRecord | None, count: int) -> tuple[str | None, ...]:
+    """What the cut's own record calls its columns; empty where it has none."""
     return record.names if record is not None and len(record.names) == count else ()
 
 
