@@ -22,6 +22,7 @@ from onnx_headcut.provenance import MOVING, WEIGHTED
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
 from onnx_headcut.rules.movement import varies
+from onnx_headcut.rules.scores import POOLING
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +35,10 @@ UNSEEN = -2
 
 REPEATING = frozenset({"Gather", "Expand", "Tile"})
 """Movement ops that may read an element twice."""
+
+
+KEEPING_PLACES = frozenset({*elementwise.RULES, "Softmax", "LogSoftmax", "Sigmoid", *POOLING})
+"""Ops whose outputs have the classes where their first input has them."""
 
 
 @dataclass
@@ -105,7 +110,7 @@ class _Walk:
             self._move(node, value, labels, activated=activated)
         elif node.op_type in elementwise.BROADCASTING:
             self._combine(node, labels, activated=activated)
-        elif node.op_type in elementwise.RULES or node.op_type in {"Softmax", "LogSoftmax", "Sigmoid"}:
+        elif node.op_type in KEEPING_PLACES:
             self.back(node.input[0], labels, activated=activated)
         elif not is_fixed(self.scope, value):
             self._refuse(node, "the way back from the class scores to their head ends here")

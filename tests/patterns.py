@@ -417,6 +417,62 @@ def nms_columns_sliced_and_cast() -> Pattern:
 
 
 @pattern
+def nms_rows_filled_up_and_sorted() -> Pattern:
+    """Rows of one picture and a filler of -1 behind them, sorted by their scores"""
+    return after_nms(
+        """
+      class_at = Gather <axis = 1> (found, col)
+      a_class = Unsqueeze (class_at, c0)
+      of = Gather <axis = 1> (found, picture)
+      mine = Equal (of, picture)
+      its_class = Where (mine, a_class, nobody)
+      filled = Concat <axis = -1> (its_class, filler)"""
+        + READ.replace("scores =", "found_scores =").replace("boxes =", "found_boxes =")
+        + """
+      a_score = Unsqueeze (found_scores, c0)
+      its_scores = Concat <axis = 1> (a_score, zero)
+      size = Shape (its_scores)
+      all = Gather <axis = 0> (size, c1)
+      sorted, order = TopK <axis = 1> (its_scores, all)
+      places = Flatten <axis = 0> (order)
+      row_order = Squeeze (places, c0)
+      line = Squeeze (filled, c0)
+      ids = Gather <axis = 0> (line, row_order)
+      labels = Add (ids, one)
+      scores = Squeeze (sorted, c0)
+      more_boxes = Concat <axis = 0> (found_boxes, no_box)
+      boxes = Gather <axis = 0> (more_boxes, row_order)""",
+        more=", int64 picture = {0}, int64[1,1] nobody = {-1}, int64[1,1] filler = {-1}, "
+        "float[1,1] zero = {0}, float[1,4] no_box = {0, 0, 0, 0}",
+    )
+
+
+@pattern
+def peaks_of_a_heat_map() -> Pattern:
+    """Peaks found by MaxPool, the best of all places and classes by one TopK (CenterNet)"""
+    weights, body, heads = front()
+    weights += (
+        ", int64[1] k = {6}, int64[2] as_row = {1,-1}, int64 area = {16}, int64[1] c0 = {0}"
+    )
+    body += """
+      heat = Sigmoid (cls_map)
+      around = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (heat)
+      same = Equal (around, heat)
+      peak = Cast <to = 1> (same)
+      peaks = Mul (heat, peak)
+      flat = Reshape (peaks, as_row)
+      top, index = TopK (flat, k)
+      label_row = Div (index, area)
+      at = Mod (index, area)
+      at_row = Squeeze (at, c0)
+      flat_rects = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat_rects, at_row)
+      scores = Squeeze (top, c0)
+      labels = Squeeze (label_row, c0)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+
+
+@pattern
 def nms_scattered() -> Pattern:
     """Detections scattered into a padded table"""
     return after_nms(

@@ -22,9 +22,25 @@ def shape(_: View) -> Outcome:
     return Outcome([None])
 
 
+def pool(view: View) -> Outcome:
+    """Pooling over places: each channel by itself (peaks of a heat map).
+
+    Channels are axis 1 (https://onnx.ai/onnx/operators/onnx__MaxPool.html).
+    """
+    labels = view.labels(0)
+    if labels.axis != 1:
+        view.refuse(f"it pools over axis {labels.axis}, on which classes lie")
+    if any(view.node.output[1:]):
+        view.refuse("its indices count through all channels, and so depend on the class count")
+    return Outcome([labels])
+
+
+POOLING = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool"})
+
 RULES: dict[str, Callable[[View], Outcome]] = {
     "Softmax": softmax,
     "LogSoftmax": softmax,
     "Shape": shape,
     "Size": shape,
+    **dict.fromkeys(POOLING, pool),
 }

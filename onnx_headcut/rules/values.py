@@ -344,7 +344,8 @@ def concat(view: View) -> Outcome:
     rank = view.rank(0)
     axis = view.attrs.get("axis", 0) % rank
     extents = [(f.shape or [None] * rank)[axis] for f in view.old]
-    if rank > 1 and axis == rank - 1 and all(e is not None for e in extents):
+    found = any(view.exact(i, axis) is None for i in range(len(extents)))
+    if rank > 1 and axis == rank - 1 and all(e is not None for e in extents) and not found:
         marks: list[Mark | None] = []
         for extent, mark in zip(extents, view.marks, strict=True):
             marks += [mark] * (extent or 0)
@@ -356,16 +357,15 @@ def stacked(view: View, inputs: Sequence[int] | None = None) -> Lookup:
     """Class numbers from several levels, one behind the other: one table of all that occurs."""
     parts: list[tuple[Ints, Array, Array]] = []
     for i in range(len(view.marks)) if inputs is None else inputs:
-        mark, value = view.marks[i], view.old[i].value
+        mark, value = view.marks[i], filler_of(view, i)
         if isinstance(mark, Lookup):
             option = decide(view, mark, {"ids", "free"})
             gone = np.flatnonzero(np.bincount(mark.take, minlength=len(mark.ids)) == 0)
             at = np.concatenate([mark.take, gone])
             new = np.concatenate([option.new.astype(np.float64), np.full(len(gone), np.inf)])
             parts.append((mark.ids[at], mark.old[at], new))
-        elif mark is None and value is not None and len(np.unique(value)) <= 1:
-            fill = value.ravel()[:1]
-            parts.append((np.full(len(fill), NONE), fill, fill))
+        elif value is not None:
+            parts.append((np.full(len(value), NONE), value, value))
         else:
             view.refuse("class numbers are joined with values that are not known")
     table = np.stack([np.concatenate([np.asarray(p[k], np.float64) for p in parts])
@@ -390,6 +390,18 @@ def distinct(table: Array) -> Array:
     first = np.ones(table.shape[1], bool)
     first[1:] = (table[:, 1:] != table[:, :-1]).any(axis=0)
     return table[:, first]
+
+
+def filler_of(view: View, i: int) -> Array | None:
+    """The one value that input ``i`` holds whatever is found, as ``[1]`` (or ``[0]`` if empty)."""
+    if not isinstance(view.marks[i], Rows | None):
+        return None
+    other = view.scope.twin.old(view.node.input[i]).value
+    known = [view.old[i].value, view.new[i].value, other]
+    values = [np.unique(v) for v in known if v is not None]
+    if len(values) < len(known) or any(len(v) > 1 or not np.array_equal(v, values[0]) for v in values):
+        return None
+    return values[0]
 
 
 def scatter(view: View) -> Outcome:
