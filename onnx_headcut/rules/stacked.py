@@ -28,6 +28,13 @@ MOVING = frozenset(
 )  # fmt: skip
 
 
+MIXING = frozenset(
+    {"CumSum", "Softmax", "LogSoftmax", "ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2",
+     "ReduceLogSum", "ReduceLogSumExp"}
+)  # fmt: skip
+"""Ops whose result for a row depends on how many others there are, or in which order they stand."""
+
+
 def joined(marks: Iterable[Mark | None]) -> Rows:
     """What is computed from several values, of which some are rows."""
     rows = [m for m in marks if isinstance(m, Rows)]
@@ -35,7 +42,10 @@ def joined(marks: Iterable[Mark | None]) -> Rows:
 
 
 def check_places(view: View) -> None:
-    """Refuse where places among stacked rows are read as numbers."""
+    """Refuse where stacked rows are reckoned over, or places among them are read as numbers."""
+    if view.op in MIXING and any(isinstance(m, Rows) and m.stacked for m in view.marks):
+        view.refuse("it may reckon over what a loop over classes stacked, and would change with "
+                    "their number")  # fmt: skip
     at = [i for i, m in enumerate(view.marks) if isinstance(m, Rows) and m.places]
     if not at or view.op in {"Shape", "Size"}:
         return
