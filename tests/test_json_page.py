@@ -1,0 +1,60 @@
+"""docs/json.md names every key that commands print, and the schema describes every document."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import onnx
+import pytest
+from conftest import run_cli, tiny
+
+from onnx_headcut.report.schema import document
+
+PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+COMMANDS = {
+    "inspect": ["inspect", "coco.onnx"],
+    "cut": ["cut", "coco.onnx", "--keep", "fox,cat", "--output", "o.onnx", "--provider", "cpu"],
+    "dry run": ["cut", "coco.onnx", "--keep", "cat", "--dry-run"],
+    "validate": ["validate", "coco.onnx", "cut.onnx", "--provider", "cpu"],
+    "check": ["check", "coco.onnx", "cut.onnx"],
+    "rule": ["check", "--explain", "runs"],
+    "bench": ["bench", "coco.onnx", "cut.onnx", "--provider", "cpu", "--rounds", "5"],
+    "doctor": ["doctor"],
+    "error": ["cut", "coco.onnx", "--keep", "nobody", "--output", "e.onnx"],
+}
+OPEN = {"placement", "stages", "example_shapes", "detections"}
+"""Objects whose keys are the model's own, or the machine's."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("json")
+    onnx.save(tiny(), folder / "coco.onnx")
+    done = run_cli("cut", "coco.onnx", "--keep", "dog,hen", "--output", "cut.onnx", "--provider",
+                   "cpu", cwd=folder)  # fmt: skip
+    assert done.code == 0, done.err
+    return folder
+
+
+def keys(value: Any, depth: int = 0) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*(keys(item, depth) for item in value))
+    if not isinstance(value, dict):
+        return set()
+    found = set(value)
+    for name, item in value.items():
+        found |= set() if name in OPEN else keys(item, depth + 1)
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_key_is_on_the_page(name: str, folder: Path) -> None:
+    printed = json.loads(run_cli(*COMMANDS[name], "--json", cwd=folder).out)
+    jsonschema.Draft202012Validator(document()).validate(printed)
+    told = set(re.findall(r'`"?(\w+)"?`|"(\w+)":', PAGE))
+    words = {word for pair in told for word in pair if word}
+    assert keys(printed) <= words, " ".join(sorted(keys(printed) - words))
