@@ -97,13 +97,7 @@ class _Walk:
         if node.op_type in WEIGHTED:
             self._head(at, node, labels)
         elif node.op_type in {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"} and not activated:
-            kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
-            if kind == "softmax":
-                self._note_unread(node, value, labels)
-            self.result.sites.append(site_of(node.input[0], labels, kind))
-            self.result.fronts.append(behind(*(self.pick or (value, labels)), node.op_type))
-            self.pick = None
-            self.back(node.input[0], labels, activated=True)
+            self._activation(node, value, labels)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)
         elif node.op_type in MOVING:
@@ -115,6 +109,15 @@ class _Walk:
         elif not is_fixed(self.scope, value):
             self._refuse(node, "the way back from the class scores to their head ends here")
         del top
+
+    def _activation(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
+        kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
+        if kind == "softmax":
+            self._note_unread(node, value, labels)
+        self.result.sites.append(site_of(node.input[0], labels, kind))
+        self.result.fronts.append(behind(*(self.pick or (value, labels)), node.op_type))
+        self.pick = None
+        self.back(node.input[0], labels, activated=True)
 
     def _head(self, at: int, node: onnx.NodeProto, labels: Labels) -> None:
         rank = len(self.scope.old(node.output[0]).shape or ())

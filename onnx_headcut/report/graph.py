@@ -55,6 +55,8 @@ def draw(heads: Sequence[Head], plan: Plan) -> Markup:
 
 
 def _channels(head: Head, plan: Plan) -> str:
+    if any(site.exact for site in plan.sites):
+        return f"{head.channels} channels, whole ({head.anchors} anchors)"
     after = head.channels - head.anchors * (head.classes - len(plan.selection.order))
     return f"{head.channels} → {after} channels ({head.anchors} anchors)"
 
