@@ -202,7 +202,8 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
     ] = None,
     keep: Keep = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the cut model is written.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where the cut model is written."),
     ] = None,
     output_dir: OutputDir = None,
     recipe: Recipe = None,
