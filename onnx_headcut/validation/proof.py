@@ -303,7 +303,7 @@ class _Proof:
         fresh = self.chunk.fresh(*cut)
         if not np.isfinite(fresh).all():
             self.ledger.fail(f"{name}: scores of new classes are not finite ({run})")
-        elif fresh.size:
+        elif fresh.size and {self.chunk.rows[j].start for j in self.chunk.columns} - {"", "given"}:
             self.ledger.note("scores of new classes are the cut's own: nothing says what they "
                              "should be, but that their weights began as was said")  # fmt: skip
 
