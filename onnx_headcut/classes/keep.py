@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from onnx_headcut.classes.spec import GRAMMAR, Assigned, Item, New, assigned, it
 from onnx_headcut.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from onnx_headcut.classes.background import Classes
 
@@ -221,17 +222,25 @@ class _Reader:
     def map(self) -> ClassMap:
         """The rows, with draws made and the background put on its side."""
         entries = self._drawn()
-        first = [e.row.template for e in entries if e.template and e.row.start is None
-                 and not e.row.grown] + [e.row.template for e in entries if e.template]  # fmt: skip
-        others = [c for c in range(self.classes.count) if c != self.classes.background]
-        default = [*first, *others][0]
-        rows = [e.row if e.template else Row(default, (), e.row.start, e.row.name)
+        free, background = self._places(entries), self.classes.background
+        rows = [e.row if e.template else Row(next(free), (), e.row.start, e.row.name)
                 for e in entries]  # fmt: skip
-        background = self.classes.background
         if background is not None:
             before = sum(row.template < background for row in rows)
             rows.insert(before, row_of(background))
         return ClassMap(tuple(rows), self.classes.count, background, self.seed)
+
+    def _places(self, entries: Sequence[_Entry]) -> Iterator[int]:
+        """Templates of new classes that name none: one dropped class each, then a kept one's.
+
+        In a dropped class's place a new one has branches and label ids that no other class has.
+        """
+        taken = [e.row.template for e in entries if e.template]
+        members = {c for e in entries for c in e.row.members}
+        objects = [c for c in range(self.classes.count) if c != self.classes.background]
+        dropped = [c for c in objects if c not in taken]
+        yield from sorted(dropped, key=lambda c: c in members)
+        yield from repeat([*taken, *objects][0])
 
     def _drawn(self) -> list[_Entry]:
         entries = list(self.entries)
