@@ -271,12 +271,24 @@ class _Head:
                 )  # fmt: skip
             slots = [k for k, n in enumerate(node.input) if is_fixed(self.scope, n)]
             mark = self.scope.mark(node.output[0])
+            if isinstance(mark, Labels) and self._is_stretched(node, mark):
+                continue
             if len(slots) != 1 or not isinstance(mark, Labels):
                 self._refuse(node, "scores of two heads are added here", EXACT)
             stored = self._stored(number, slots[0]) or self._unchanged(number, slots[0], mark)  # type: ignore[arg-type]
             if stored is not None:
                 found.append((stored, self.grid(mark.ids)))  # type: ignore[union-attr]
         return found
+
+    def _is_stretched(self, node: onnx.NodeProto, labels: Labels) -> bool:
+        """Whether what is added is the same for all classes of a box: a quality score, a number."""
+        rank = len(self.scope.old(node.output[0]).shape or ())
+        others = [n for n in node.input if not isinstance(self.scope.mark(n), Labels)]
+        shapes = [self.scope.old(n).shape for n in others]
+        if len(others) != 1 or shapes[0] is None:
+            return False
+        axis = labels.axis - (rank - len(shapes[0]))
+        return axis < 0 or shapes[0][axis] == 1
 
     def _unchanged(self, number: int, slot: int, labels: Labels) -> _Stored | None:
         """A bias that a map with all columns in their old places leaves as it is, so far."""

@@ -77,6 +77,12 @@ HEADS = {
 { wide = Cast <to = 1> (w)  map = Conv (x, wide, b)
   last = Transpose <perm = [0, 2, 3, 1]> (map)  logits = Reshape (last, to) }
 """,
+    "a quality score added for each box": """
+<float[12,8,1,1] w, float[12] b, float[2,8,1,1] q, int64[3] to_one = {1, -1, 1}>
+{ map = Conv (x, w, b)  last = Transpose <perm = [0, 2, 3, 1]> (map)  own = Reshape (last, to)
+  good = Conv (x, q)  good_last = Transpose <perm = [0, 2, 3, 1]> (good)
+  quality = Reshape (good_last, to_one)  logits = Add (own, quality) }
+""",
     "two levels with one weight": """
 <float[12,8,1,1] w, float[12] b>
 { low = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
