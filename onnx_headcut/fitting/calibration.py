@@ -18,7 +18,7 @@ from onnx_headcut.validation.fitted import Side, background_error
 from onnx_headcut.validation.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import onnx
@@ -140,7 +140,7 @@ def doubt(fit: Fit, names: Sequence[str]) -> Verdict | None:
     """The verdict where the pictures show nothing of what is dropped; None where they do."""
     if fit.conclusive:
         return None
-    dropped = ", ".join(names[c] for c in fit.shown)
+    dropped = _listed(fit.shown, names)
     reason = (
         f"the background was to be fitted to {fit.pictures} pictures, and none of them shows a class "
         f"that is dropped ({dropped}): give pictures with such objects in them"
@@ -196,6 +196,13 @@ def lines(fit: Fit, names: Sequence[str]) -> list[str]:
         )
         said = [scores, logit]
     if fit.unseen:
-        missing = ", ".join(names[c] for c in fit.unseen)
+        missing = _listed(fit.unseen, names)
         said.append(f"no picture for the background shows {missing}: the fit does not know them")
     return said
+
+
+def _listed(columns: Iterable[int], names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    said = [names[c] for c in columns]
+    more = [f"and {len(said) - most} more"] if len(said) > most + 1 else []
+    return ", ".join([*(said[:most] if more else said), *more])
