@@ -49,6 +49,7 @@ from onnx_headcut.console import Answer, run, steps
 from onnx_headcut.errors import UsageError
 from onnx_headcut.report.files import Wanted
 from onnx_headcut.report.wanted import Reports
+from onnx_headcut.watching import watched
 
 _NAME = "onnx-headcut"
 _COMPLETING = "_ONNX_HEADCUT_COMPLETE"
@@ -398,7 +399,8 @@ def _main(
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    return run(invoke, sys.argv[1:])
+    arguments = sys.argv[1:]
+    return watched(lambda: run(invoke, arguments), as_json="--json" in arguments)
 
 
 def invoke(arguments: Sequence[str]) -> object:

@@ -196,6 +196,22 @@ def _complain(failure: Failure, out: TextIO, *, as_json: bool) -> None:
         _write(failure.document, out)
 
 
+def crashed(*, as_json: bool) -> None:
+    """Say that the process ended without a word, for `onnx_headcut.watching`."""
+    failure = Failure(
+        "Crash",
+        "the process ended without a word: a library crashed on this model, or the system killed it",
+        BUG,
+        "No file was written in part. If memory is not the reason, try --no-validate, which needs no "
+        "runtime, and report the model.",
+    )
+    _complain(failure, sys.stdout, as_json=False)
+    if as_json:
+        document = failure.document
+        document["error"]["exit_code"] = None  # a signal's, which is not known here
+        _write(document, sys.stdout)
+
+
 def _rich_console(out: TextIO) -> Console:
     from rich.console import Console  # noqa: PLC0415  (not needed for --help and --json)
 
