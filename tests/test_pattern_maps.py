@@ -12,12 +12,13 @@ OWN = {"repeated": "a branch of its own", "grown": "a branch of its own"}
 TABLE = {"grown": "cannot be computed for the kept classes"}
 REFUSED = {
     **{name: OWN for name in CUT if name.startswith("branches")},
+    "class_constant_as_lower_bound": OWN,
+    "a_function_called_for_each_class": OWN,
     "loop_over_classes_with_codes": TABLE,
     "loop_over_classes_in_another_order": TABLE,
     "loop_over_classes_with_gains": TABLE,
 }
 """A class of which branches or a table know one: it cannot stand twice, or be more than there were."""
-
 
 
 def specs(name: str) -> dict[str, list[int | str]]:
