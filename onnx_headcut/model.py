@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from onnx_headcut.storage.external import External
 
 __all__ = [
-    "Index", "Source", "all_tensors", "captures", "load", "prepare_output", "save", "subgraphs_of",
-    "to_array", "write_atomically",
+    "Index", "Source", "all_tensors", "captures", "copied", "load", "prepare_output", "save",
+    "subgraphs_of", "to_array", "write_atomically",
 ]  # fmt: skip
 
 
@@ -203,6 +203,13 @@ def captures(node: onnx.NodeProto) -> list[str]:
     return names
 
 
+def copied(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model that edits leave alone."""
+    new = onnx.ModelProto()
+    new.CopyFrom(proto)
+    return new
+
+
 def prepare_output(output: Path, source: Path | None, *, force: bool) -> None:
     """Raise UsageError before any work where ``output`` cannot or may not be written."""
     if output.is_dir():
@@ -239,8 +246,7 @@ def save(
     folder = source.folder
     placed = external.Placed(proto)
     if folder is not None and external.outside(all_tensors(proto)):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
+        copy = copied(proto)
         placed = external.place(copy, list(all_tensors(copy)), (folder, output), choice)
     chunks = lean.chunks(placed.proto)
     if placed.data is None:

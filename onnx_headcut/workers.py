@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from typing import IO
 
     from onnx_headcut.console import Failure
-    from onnx_headcut.cutting import Opened
     from onnx_headcut.report.wanted import Reports
+    from onnx_headcut.understanding import Opened
     from onnx_headcut.validation.verdict import Verdict
 
 _NUMBER = struct.Struct("<I")
@@ -164,7 +164,7 @@ def _open(order: Order) -> Opened | None:
     """Read the model once, where it is one; else a worker reads what it cuts."""
     if len({task.source for task in order.tasks}) > 1:
         return None
-    from onnx_headcut.cutting import Options, open_model  # noqa: PLC0415  (not for who asks)
+    from onnx_headcut.understanding import Options, open_model  # noqa: PLC0415  (not for who asks)
 
     reading = dict(order.reading)
     links = reading.pop("follow_links", False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from onnx_headcut.cutting import Options, understand
+from onnx_headcut.understanding import Options, understand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.check.policy import Policy
     from onnx_headcut.classes.record import CutRecord
-    from onnx_headcut.cutting import Understood
+    from onnx_headcut.understanding import Understood
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,7 +79,7 @@ class Subject:
             return error
 
     def _understand(self, labels: str | None, background: str | None = None) -> Understood:
-        from onnx_headcut.cutting import Options, understand  # noqa: PLC0415  (the engine)
+        from onnx_headcut.understanding import Options, understand  # noqa: PLC0415  (the engine)
 
         model = self.policy.model
         background = model.get("background", background)

@@ -43,7 +43,7 @@ def bench(  # noqa: PLR0913, PLR0917  (options)
     with steps() as step:
         step("reading")
         from onnx_headcut.bench import measure  # noqa: PLC0415  (not for --help)
-        from onnx_headcut.cutting import Feeds  # noqa: PLC0415
+        from onnx_headcut.feeding import Feeds  # noqa: PLC0415
         from onnx_headcut.model import load  # noqa: PLC0415
         from onnx_headcut.validation.inputs import synthetic  # noqa: PLC0415
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_headcut.classes import ClassMap, read_cut_metadata
-from onnx_headcut.cutting import Options, understand
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
 from onnx_headcut.model import load
 from onnx_headcut.plan import make_plan
 from onnx_headcut.report.page import Material
+from onnx_headcut.understanding import Options, understand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -78,11 +78,11 @@ class Reports:
         self.files.write(of_verdict.results(verdict, shown(name)), command)
         if self.page is None and self.images is None:
             return None
-        from onnx_headcut.cutting import Options  # noqa: PLC0415
         from onnx_headcut.drift.measure import pictures_in  # noqa: PLC0415
         from onnx_headcut.model import write_atomically  # noqa: PLC0415
         from onnx_headcut.report.gather import Wish, gather  # noqa: PLC0415
         from onnx_headcut.report.page import page  # noqa: PLC0415
+        from onnx_headcut.understanding import Options  # noqa: PLC0415
 
         pictures = () if self.images is None else pictures_in(self.images)
         provider = verdict.cut.provider if verdict.cut else "cpu"

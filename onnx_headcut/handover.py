@@ -1,0 +1,154 @@
+"""What is handed over to validation: two models, and what the plan says of their difference.
+
+Validation itself is imported only where it runs: it needs a runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from onnx_headcut import model as files
+from onnx_headcut.edits import Begin
+from onnx_headcut.inlining import reachable
+from onnx_headcut.storage.external import outside, without_links
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import onnx
+
+    from onnx_headcut.apply import Applied
+    from onnx_headcut.classes import ClassMap
+    from onnx_headcut.inlining import Inlined
+    from onnx_headcut.plan import Plan
+    from onnx_headcut.planning import Ids
+    from onnx_headcut.validation import Claims, NewColumn
+    from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A cut model to be held against its original, and what is claimed to differ."""
+
+    source: files.Source
+    proto: onnx.ModelProto
+    plan: Plan
+    class_map: ClassMap
+    applied: Applied | None
+    home: files.Source
+    """Where the cut model's external data are."""
+    plugins: tuple[str, ...] = ()
+    """Those from outside whose rules the model's ops have."""
+    written: onnx.ModelProto | None = None
+    """The original with all its calls of local functions."""
+    inlined: Inlined | None = None
+
+
+def validated(
+    subject: Subject,
+    provider: str,
+    feeds: Sequence[NamedFeed] | None,
+    input_shapes: Mapping[str, Sequence[int]],
+    ids: Ids,
+    tolerances: Mapping[str, tuple[float, float]] | None = None,
+) -> Verdict:
+    """The verdict on a cut model, with what plugins and inlined functions have to do with it."""
+    # the runtime is imported only where it runs something
+    from onnx_headcut.validation import Settings, Tolerance  # noqa: PLC0415
+    from onnx_headcut.validation import validate as hold  # noqa: PLC0415
+
+    plan = subject.plan
+    original, original_dir = runnable(subject.source.proto, subject.source)
+    cut_proto, cut_dir = runnable(subject.proto, subject.home)
+    settings = Settings(
+        shapes={name: tuple(dims) for name, dims in input_shapes.items()},
+        ids=ids,
+        tolerances={name: Tolerance(*pair) for name, pair in (tolerances or {}).items()},
+    )
+    verdict = hold(
+        original,
+        cut_proto,
+        sites=plan.sites,
+        cut_sites=plan.cut_sites,
+        order=plan.selection.order,
+        background=subject.class_map.background,
+        rows=_new_columns(subject.class_map),
+        feeds=feeds,
+        provider=provider,
+        settings=settings,
+        claims=_claims(subject),
+        original_dir=original_dir,
+        cut_dir=cut_dir,
+    )
+    if subject.inlined is not None and subject.inlined.blocks and subject.written is not None:
+        from onnx_headcut.validation.inlined import with_inlining  # noqa: PLC0415
+
+        verdict = with_inlining(verdict, subject.written, subject.source.proto,
+                                claims=subject.inlined.claims, folder=original_dir, provider=provider,
+                                feeds=feeds, settings=settings)  # fmt: skip
+    told = tuple(f"cut with rules of the plugin {line}" for line in subject.plugins)
+    return replace(verdict, plugins=subject.plugins, notes=(*verdict.notes, *told))
+
+
+def _claims(subject: Subject) -> Claims | None:
+    """What the plan says that it changes, for the structural proof."""
+    from onnx_headcut.validation import Beginning, Claims, Mixture  # noqa: PLC0415
+
+    if subject.applied is None:
+        return None
+    before = {p.key: p.value for p in subject.source.proto.metadata_props}
+    after = {p.key: p.value for p in subject.proto.metadata_props}
+    graph, wanted = subject.source.proto.graph, subject.class_map
+    softmax = any(site.activation != "sigmoid" for site in subject.plan.sites)
+    declared = {v.name for v in [*graph.output, *graph.input]}
+    return Claims(
+        nodes=frozenset(subject.applied.nodes),
+        initializers=frozenset(subject.applied.initializers),
+        rewritten=frozenset(subject.applied.rewritten),
+        whole=subject.applied.whole,
+        values=frozenset(declared & {*subject.plan.changed, *subject.applied.initializers})
+        | subject.applied.declared,
+        metadata=frozenset(k for k in {*before, *after} if before.get(k) != after.get(k)),
+        functions=frozenset(
+            f"{domain}::{name}"
+            for domain, name in reachable(subject.source.proto) - reachable(subject.proto)
+        ),
+        mixtures=tuple(
+            Mixture(name, source, 0, edit.ids, "bias")
+            if isinstance(edit, Begin)
+            else Mixture(name, source, edit.axis, edit.ids, edit.role)
+            for name, (source, edit) in subject.applied.mixed.items()
+        ),
+        rows=tuple(_new_columns(wanted) or ()),
+        begin=Beginning(wanted.prior, wanted.background if softmax else None),
+    )
+
+
+def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:
+    """What validation has to know of a class map; None for a selection."""
+    from onnx_headcut.validation import NewColumn  # noqa: PLC0415
+
+    if class_map.plain:
+        return None
+    merges = class_map.exact
+    return [
+        NewColumn(
+            row.template,
+            tuple((c, 1.0) for c in row.members) if merges else row.terms or ((row.template, 1.0),),
+            combine=(class_map.merge if row.merged and merges else None) or "sum",
+            start="grown" if row.grown else row.start.kind if row.start else "",
+            std=row.start.std if row.start else 0.0,
+        )
+        for row in class_map.rows
+    ]
+
+
+def runnable(proto: onnx.ModelProto, home: files.Source) -> tuple[onnx.ModelProto, Path | None]:
+    """Give a model as runtimes take it: they refuse data behind links, whatever the user says."""
+    if not home.links or home.folder is None or not outside(files.all_tensors(proto)):
+        return proto, home.folder
+    copy = files.copied(proto)
+    return copy, without_links(files.all_tensors(copy), home.folder)

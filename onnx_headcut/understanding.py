@@ -1,0 +1,158 @@
+"""A model that is read and understood: its heads, and what its columns mean.
+
+Local functions are inlined as far as what is told of the heads needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnx_headcut import extensions
+from onnx_headcut import model as files
+from onnx_headcut.analysis import Analysis, analyse
+from onnx_headcut.classes import Classes, Evidence, find_names, read_cut_metadata, resolve
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.inlining import exhausted, settled
+from onnx_headcut.labels import Selection
+from onnx_headcut.layout import Layout
+from onnx_headcut.locate import Located, locate
+from onnx_headcut.plan import dropped_column, make_plan
+from onnx_headcut.sanity import foreseen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnx_headcut.classes import LabelsLike
+    from onnx_headcut.classes.names import Names
+    from onnx_headcut.extensions import PluginLike
+    from onnx_headcut.inlining import Inlined
+
+ModelLike = onnx.ModelProto | str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is read: everything that says what its classes and heads are."""
+
+    labels: LabelsLike | None = None
+    background: str | int | None = None
+    heads: tuple[str, ...] = ()
+    input_shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    layout: str | None = None
+    plugins: tuple[PluginLike, ...] = ()
+    unsure: bool = False
+    """Leave the background open where nothing shows it, to look at a model rather than cut it."""
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A model whose classes and heads are known."""
+
+    analysis: Analysis
+    located: Located
+    classes: Classes
+    inlined: Inlined | None = None
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What was found, to compare: how many columns, which heads, what activates them."""
+        located = self.located
+        return located.count, located.activation, tuple(sorted(located.values.values()))
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Plugins from outside whose rules the model's ops have, one line each."""
+        rules = self.analysis.interpreter.extensions
+        return rules.used(self.analysis.source.proto) if rules else ()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was read and understood once, to be cut several times; see `open_model`."""
+
+    source: files.Source
+    known: Understood
+    options: Options
+
+
+def open_model(
+    model: ModelLike,
+    options: Options | None = None,
+    *,
+    follow_links: bool = False,
+    small: bool = False,
+) -> Opened:
+    """Read and understand a model for several cuts, each the same as `cut` of the model itself.
+
+    ``small`` leaves large weights in the file, for cuts that are not validated. Raises what
+    `inspect` raises.
+    """
+    options = options or Options()
+    source = files.load(model, links=follow_links, small=small)
+    source.start_hashing()
+    with foreseen():
+        return Opened(source, understand(source, options), options)
+
+
+def understand(model: ModelLike | files.Source, options: Options | None = None) -> Understood:
+    """Load a model, find its heads and what its columns mean."""
+    options = options or Options()
+    source = model if isinstance(model, files.Source) else files.load(model)
+    metadata = {p.key: p.value for p in source.proto.metadata_props}
+    names = find_names(options.labels, metadata)
+    rules = extensions.load(options.plugins)
+
+    def study(source: files.Source) -> Analysis:
+        return analyse(source, options.input_shapes, rules)
+
+    def understood(analysis: Analysis) -> Understood:
+        return _understood(analysis, options, names)
+
+    state, known = settled(source, study, understood)
+    if source.proto.functions:
+        # a function may hide what tells classes from boxes: with all of them open, nothing may differ
+        full = exhausted(state, study)
+        if full is not state:
+            everything = understood(study(full.source))
+            if everything.signature != known.signature:
+                state, known = full, everything
+    return replace(known, inlined=state)
+
+
+def _understood(analysis: Analysis, options: Options, names: Names | None) -> Understood:
+    expected = sum(1 for n in names.entries if n is not None) if names else None
+    layout = Layout.parse(options.layout) if options.layout else None
+    record = read_cut_metadata({p.key: p.value for p in analysis.source.proto.metadata_props})
+    try:
+        located = locate(analysis, count=expected, heads=options.heads, layout=layout)
+        make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
+    except GraphRefused as error:
+        if record is not None and record.exact:
+            error.advice = (
+                "the model was cut with --scores exact, and merges or repeats classes behind whole "
+                "heads: inspect and cut its original"
+            )
+        raise
+    found = dropped_column(analysis, located.count)
+    evidence = Evidence(found[0], _background_told(*found)) if found else None
+    if evidence is None and record is not None and record.keep:
+        evidence = record.evidence
+    classes = resolve(
+        located.count,
+        names=names,
+        background=options.background,
+        activation=located.activation,
+        evidence=evidence,
+        unsure=options.unsure,
+    )
+    return Understood(analysis, located, classes)
+
+
+def _background_told(column: int | None, where: str) -> str:
+    if column is None:
+        return f"{where} numbers every column as a class"
+    return f"{where} drops column {column}"
