@@ -12,7 +12,7 @@ from onnx import parser
 from onnx_headcut import cut
 from onnx_headcut.bench.stages import BACKBONE, BEHIND, BESIDE, HEADS, Stages
 from onnx_headcut.bench.worker import peak_memory, read_durations
-from onnx_headcut.validation import runtime
+from onnx_headcut.validation import cuda, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +98,8 @@ def test_the_doctor_names_what_runs(run_here: Callable[..., Done]) -> None:
 def test_cuda_without_a_gpu_ends_with_4_and_the_way_out(
     monkeypatch: pytest.MonkeyPatch, run_here: Callable[..., Done]
 ) -> None:
-    missing = runtime.Finding("error", "library", "libcudnn.so.9 missing", "Run: pip install it")
-    monkeypatch.setattr(runtime, "_cuda_findings", lambda: (missing,))
+    missing = cuda.Finding("error", "library", "libcudnn.so.9 missing", "Run: pip install it")
+    monkeypatch.setattr(cuda, "findings", lambda: (missing,))
     done = run_here("doctor", "--provider", "cuda")
     assert done.code == 4
     assert "libcudnn.so.9 missing" in done.out

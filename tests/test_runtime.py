@@ -16,15 +16,10 @@ from hypothesis import strategies as st
 from onnx import parser
 
 from onnx_headcut.errors import HeadcutError, InputError, ProviderError, UsageError
-from onnx_headcut.validation import runtime
-from onnx_headcut.validation.runtime import (
-    PROVIDERS,
-    RuntimeFailure,
-    diagnose,
-    open_session,
-    placement,
-    reason,
-)
+from onnx_headcut.validation import cuda, runtime
+from onnx_headcut.validation.choosing import diagnose
+from onnx_headcut.validation.providers import PROVIDERS, reason
+from onnx_headcut.validation.runtime import RuntimeFailure, open_session, placement
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]>'
 RELU = parser.parse_model(f"{HEAD} g (float[1,3] x) => (float[1,3] y) {{ a = Neg(x) y = Relu(a) }}")
@@ -85,10 +80,10 @@ def test_a_provider_asked_for_is_the_one_that_runs_or_an_error(
 def test_missing_libraries_are_named_with_the_line_that_mends_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime, "_probe", lambda _: "onnxruntime falls back to cpu")
-    monkeypatch.setattr(runtime, "_loads", lambda _: False)
-    monkeypatch.setattr(runtime, "_driver_findings", lambda _: [])
-    monkeypatch.setattr(runtime, "_cuda_findings", runtime._cuda_findings.__wrapped__)
+    monkeypatch.setattr(cuda, "probe", lambda _: "onnxruntime falls back to cpu")
+    monkeypatch.setattr(cuda, "_loads", lambda _: False)
+    monkeypatch.setattr(cuda, "_driver_findings", lambda _: [])
+    monkeypatch.setattr(cuda, "findings", cuda.findings.__wrapped__)
     ort = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(ProviderError, match=r"cudnn.*missing") as caught:
@@ -104,8 +99,8 @@ def test_missing_libraries_are_named_with_the_line_that_mends_it(
 
 def test_a_session_that_ends_up_elsewhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = [("CPUExecutionProvider", dict[str, str]())]
-    monkeypatch.setattr(runtime, "_choose", lambda *_: ("cuda", ""))
-    monkeypatch.setattr(runtime, "_provider_list", lambda *_, **__: on_cpu)
+    monkeypatch.setattr(runtime, "choose", lambda *_: ("cuda", ""))
+    monkeypatch.setattr(runtime, "provider_list", lambda *_, **__: on_cpu)
     with pytest.raises(ProviderError, match="runs on cpu"):
         open_session(RELU, provider="cuda")
 

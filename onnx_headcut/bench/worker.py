@@ -20,7 +20,8 @@ import numpy as np
 import onnx
 
 from onnx_headcut.errors import HeadcutError
-from onnx_headcut.validation.runtime import Session, open_session, usable
+from onnx_headcut.validation.choosing import usable
+from onnx_headcut.validation.runtime import Session, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

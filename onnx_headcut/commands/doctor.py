@@ -27,13 +27,13 @@ def doctor(
     with steps() as step:
         step("trying providers")
         from onnx_headcut.errors import ProviderError  # noqa: PLC0415
-        from onnx_headcut.validation import runtime  # noqa: PLC0415  (not for --help)
+        from onnx_headcut.validation import choosing  # noqa: PLC0415  (not for --help)
 
-        findings = [*_surroundings(), *map(_plain, runtime.diagnose())]
+        findings = [*_surroundings(), *map(_plain, choosing.diagnose())]
         broken = any(finding["level"] == "error" for finding in findings)
         if provider is not None:
             try:
-                chosen = runtime.usable(provider)
+                chosen = choosing.usable(provider)
                 findings.append(_finding("ok", f"--provider {provider}", f"runs on {chosen}"))
             except ProviderError as error:
                 broken = True

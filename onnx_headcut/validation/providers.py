@@ -1,0 +1,204 @@
+"""Providers of onnxruntime: their names and options, and whether one truly runs a model.
+
+``get_available_providers()`` lists what a build was compiled for, and a session whose CUDA
+libraries are missing falls back to the CPU with a log line only. So a tiny model is run on the
+provider, and the session's real providers are read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_headcut.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Optimization = Literal["all", "extended", "basic", "none"]
+
+PROVIDERS = ("auto", "cuda", "tensorrt", "openvino", "cpu", "dml", "coreml")
+FULL_NAMES = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "dml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+_SHORT_NAMES = {full: short for short, full in FULL_NAMES.items()}
+
+# TF32 alone moves results by about 1e-3; the default search for the fastest convolution may take
+# another algorithm for the cut model than for the original. Both would drown what is looked for.
+_EXACT_OPTIONS: dict[str, dict[str, str]] = {
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
+    "tensorrt": {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
+    "openvino": {"precision": "ACCURACY"},
+}
+INSTALL_CUDA = "pip install 'onnx-headcut[cuda]'"
+INSTALL = {
+    "cpu": "pip install --force-reinstall onnxruntime",
+    "cuda": f"pip uninstall -y onnxruntime && {INSTALL_CUDA}",
+    "tensorrt": f"{INSTALL_CUDA} tensorrt  (and its folder on the library path)",
+    "openvino": "pip uninstall -y onnxruntime-gpu && pip install onnxruntime-openvino",
+    "dml": "pip uninstall -y onnxruntime-gpu && pip install onnxruntime-directml  (on Windows)",
+    "coreml": "pip install onnxruntime  (on macOS)",
+}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session is opened, so that it can be opened again with a profile."""
+
+    provider: str
+    external_data_dir: Path | None
+    deterministic: bool
+    optimization: Optimization
+    threads: int
+
+
+def import_runtime() -> Any:
+    """Import onnxruntime; raises ProviderError with the line that installs it."""
+    try:
+        import onnxruntime  # noqa: PLC0415
+    except (ImportError, OSError) as error:
+        raise ProviderError(
+            f"onnxruntime cannot be imported: {error}",
+            advice="Run: pip install --force-reinstall onnxruntime-gpu  (onnxruntime where that has"
+            " no wheel). Cutting without validation needs no runtime: --no-validate.",
+        ) from error
+    return onnxruntime
+
+
+def short_name(provider: str) -> str:
+    """Turn onnxruntime's name of a provider into the command line's."""
+    return _SHORT_NAMES.get(provider, provider.removesuffix("ExecutionProvider").lower())
+
+
+def session_options(ort: Any, settings: SessionSettings, profile_to: Path | None) -> Any:
+    """Make onnxruntime's options of a session, quiet and with threads that do not spin."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what matters comes as an exception
+    options.use_deterministic_compute = settings.deterministic
+    options.graph_optimization_level = getattr(
+        ort.GraphOptimizationLevel,
+        {"none": "ORT_DISABLE_ALL", "all": "ORT_ENABLE_ALL"}.get(
+            settings.optimization, f"ORT_ENABLE_{settings.optimization.upper()}"
+        ),
+    )
+    options.intra_op_num_threads = settings.threads
+    # Threads that spin between runs slow down whatever else runs: the other model above all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if settings.external_data_dir is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            str(settings.external_data_dir),
+        )
+    if settings.provider == "dml":
+        options.enable_mem_pattern = False  # DirectML cannot do with it
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to / "profile")
+    return options
+
+
+def provider_list(name: str, *, deterministic: bool) -> list[tuple[str, dict[str, str]]]:
+    """List the provider and those that take what it leaves, with their options."""
+    chain = {"cpu": ("cpu",), "tensorrt": ("tensorrt", "cuda", "cpu")}.get(name, (name, "cpu"))
+    return [(FULL_NAMES[link], _EXACT_OPTIONS.get(link, {}) if deterministic else {}) for link in chain]
+
+
+@contextlib.contextmanager
+def quiet(ort: Any) -> Iterator[io.StringIO]:
+    """Keep onnxruntime's prints, warnings and default log away; give what it printed."""
+    said = io.StringIO()
+    ort.set_default_logger_severity(4)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said):
+            warnings.simplefilter("ignore")
+            yield said
+    finally:
+        ort.set_default_logger_severity(2)  # its documented default; there is no way to ask
+
+
+@functools.cache
+def probe(name: str) -> str:
+    """Run a tiny model on a provider; "" where it worked, else what went wrong.
+
+    Convolution and matrix product on purpose: they need cuDNN and cuBLAS.
+    """
+    ort = import_runtime()
+    settings = SessionSettings(name, None, deterministic=True, optimization="all", threads=1)
+    options = session_options(ort, settings, None)
+    try:
+        with quiet(ort):
+            if name in ("cuda", "tensorrt"):
+                preload(ort)
+            inner = ort.InferenceSession(
+                _tiny_model(),
+                options,
+                providers=provider_list(name, deterministic=True),
+                enable_fallback=0,
+            )
+            if short_name(inner.get_providers()[0]) != name:
+                return f"onnxruntime falls back to {short_name(inner.get_providers()[0])}"
+            inner.run(None, {"x": np.ones((1, 3, 8, 8), np.float32)})
+    except Exception as error:  # noqa: BLE001  (a probe: any failure is the answer)
+        return reason(error)
+    return ""
+
+
+def preload(ort: Any) -> None:
+    """Load the CUDA libraries of pip packages, which no library path leads to."""
+    preload = getattr(ort, "preload_dlls", None)  # since onnxruntime 1.21
+    if preload is not None:
+        preload()
+
+
+def _tiny_model() -> bytes:
+    def weight(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
+        return onnx.numpy_helper.from_array(np.full(shape, 0.1, np.float32), name)
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "kernel"], ["features"], pads=[1, 1, 1, 1]),
+            helper.make_node("MatMul", ["features", "matrix"], ["y"]),
+        ],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 5])],
+        [weight("kernel", (4, 3, 3, 3)), weight("matrix", (8, 5))],
+    )
+    opset = [helper.make_opsetid("", 13)]
+    return bytes(helper.make_model(graph, ir_version=7, opset_imports=opset).SerializeToString())
+
+
+_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# ``/onnxruntime_src/…/file.cc:98 onnxruntime::Shape::Shape(const Tensor*, bool) ``, and shorter
+# ``matmul_helper.h:59 Compute ``.
+_PLACE = re.compile(
+    r"(?:[A-Za-z]:)?[\\/\w.-]*\b\w+\.(?:cc|cpp|cu|cuh|h|hpp):\d+ "
+    r"(?:[^()\n]*::[^()\n]*\([^()\n]*\) ?|\w+ )?"
+)
+
+
+def reason(error: BaseException) -> str:
+    """Reduce an error of onnxruntime to its useful words: no status, no C++ file, one line."""
+    text = _PLACE.sub("", _STATUS.sub("", str(error)))
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # A first line that ends in "the following indices" says nothing without the next.
+    line = lines[0] if len(lines[0]) > 120 else " ".join(lines[:2])
+    return line if len(line) <= 400 else f"{line[:400]}…"
