@@ -34,12 +34,12 @@ class Feeds:
 
     def read(self, proto: onnx.ModelProto) -> list[NamedFeed]:
         """Read what is named, in the dtypes and shapes of the model's inputs."""
-        from onnx_headcut.validation import inputs, preprocess  # noqa: PLC0415
+        from onnx_headcut.validation import arrays, preprocess  # noqa: PLC0415
 
         chosen = None if self.preprocess is None else preprocess.parse(self.preprocess)
         if chosen is not None and not self.images:
             raise UsageError("preprocessing is given, but no picture", advice="Add --image FILE.")
-        feeds = [] if self.arrays is None else inputs.from_npz(Path(self.arrays), proto)
+        feeds = [] if self.arrays is None else arrays.from_npz(Path(self.arrays), proto)
         if self.images:
             feeds += preprocess.from_images([Path(image) for image in self.images], proto, chosen)
         return feeds

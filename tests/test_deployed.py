@@ -9,8 +9,8 @@ import pytest
 
 from onnx_headcut import cut
 from onnx_headcut.validation import deployed, runtime
-from onnx_headcut.validation.inputs import synthetic
 from onnx_headcut.validation.pair import load
+from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
     from pathlib import Path

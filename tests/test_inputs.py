@@ -14,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from PIL import Image
 
 from onnx_headcut.errors import InputError, UsageError
-from onnx_headcut.validation.inputs import from_npz, image_input, synthetic
+from onnx_headcut.validation.arrays import from_npz
+from onnx_headcut.validation.image_inputs import image_input
 from onnx_headcut.validation.preprocess import PRESETS, default_for, from_images, parse
+from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from onnx_headcut.check.subject import Finding, NotTested
 from onnx_headcut.check.table import tests
 from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.validation import runtime
-from onnx_headcut.validation.inputs import synthetic
+from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from onnx_headcut.drift.decode import CannotDecode, Decoder
 from onnx_headcut.drift.matching import Pairs, pair
 from onnx_headcut.errors import InputError
 from onnx_headcut.validation import preprocess
-from onnx_headcut.validation.inputs import image_input
+from onnx_headcut.validation.image_inputs import image_input
 from onnx_headcut.validation.runtime import Session, open_session
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from onnx_headcut.classes import Classes
     from onnx_headcut.plan import Plan
-    from onnx_headcut.validation.inputs import ImageInput, NamedFeed
+    from onnx_headcut.validation.image_inputs import ImageInput
+    from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from onnx_headcut.errors import InputError, UsageError
 from onnx_headcut.validation import preprocess
-from onnx_headcut.validation.inputs import Feed, from_npz, input_specs
+from onnx_headcut.validation.arrays import from_npz
+from onnx_headcut.validation.inputs import Feed, input_specs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

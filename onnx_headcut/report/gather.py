@@ -115,7 +115,7 @@ def _drift(both: Subject, wish: Wish, progress: Progress) -> DriftReport | None:
 
 def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Bench:
     from onnx_headcut.bench.measure import Settings, bench  # noqa: PLC0415  (only where wished)
-    from onnx_headcut.validation.inputs import synthetic  # noqa: PLC0415
+    from onnx_headcut.validation.synthetic import synthetic  # noqa: PLC0415
 
     feed = synthetic(load(original).proto, count=1)[0]
     return bench(original, cut, feed, Settings(provider, rounds=30, seconds=2.0), progress)

@@ -21,13 +21,13 @@ from onnx import helper, numpy_helper
 
 from onnx_headcut.errors import HeadcutError, InputError
 from onnx_headcut.validation import proof
-from onnx_headcut.validation.inputs import synthetic
 from onnx_headcut.validation.lookups import lookup_problems
 from onnx_headcut.validation.pair import Model, load
 from onnx_headcut.validation.reference import expose, flow
 from onnx_headcut.validation.runtime import RuntimeFailure, open_session
 from onnx_headcut.validation.statements import Columns, attribute_problems, numbers_a_box
 from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.synthetic import synthetic
 from onnx_headcut.validation.verdict import Settings, Verdict
 
 if TYPE_CHECKING:

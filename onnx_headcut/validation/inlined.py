@@ -15,11 +15,11 @@ import numpy as np
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.validation.compare import difference, tolerance_for
 from onnx_headcut.validation.entrances import lacking, without
-from onnx_headcut.validation.inputs import synthetic
 from onnx_headcut.validation.pair import Model
 from onnx_headcut.validation.reference import expose
 from onnx_headcut.validation.runtime import open_session
 from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

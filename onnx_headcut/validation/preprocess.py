@@ -17,16 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from onnx_headcut.errors import InputError, UsageError
-from onnx_headcut.validation.inputs import (
-    Array,
-    ImageInput,
-    NamedFeed,
-    Picture,
-    as_dtype,
-    auxiliary,
-    image_input,
-    input_specs,
-)
+from onnx_headcut.validation.auxiliary import Picture, auxiliary
+from onnx_headcut.validation.image_inputs import ImageInput, image_input
+from onnx_headcut.validation.inputs import Array, NamedFeed, input_specs
+from onnx_headcut.validation.synthetic import as_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,11 +19,11 @@ import onnx
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.deployed import as_deployed
-from onnx_headcut.validation.inputs import synthetic
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.synthetic import synthetic
 from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide, merged
 
