@@ -1,0 +1,236 @@
+"""Which groups of columns are the classes; what stays ambiguous is refused with the choices.
+
+Evidence, strongest first: a softmax over exactly these columns; a sigmoid; plain scores beside
+boxes. Names of classes and of heads, where they are given, decide between what looks alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, NoReturn
+
+from onnx_headcut.errors import GraphRefused, UsageError
+from onnx_headcut.groups import describe, loses_its_columns, name_of
+from onnx_headcut.pull import pull
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnx_headcut.analysis import Analysis
+    from onnx_headcut.groups import Group
+    from onnx_headcut.layout import Layout
+    from onnx_headcut.provenance import Flow
+    from onnx_headcut.pull import Pulled
+
+
+class Choice:
+    """Which groups are the classes, and why; what stays ambiguous is refused."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        flow: Flow,
+        groups: list[Group],
+        count: int | None,
+        heads: Sequence[str],
+        layout: Layout | None = None,
+    ) -> None:
+        self.layout = layout
+        self.analysis, self.flow, self.groups = analysis, flow, groups
+        self.count, self.heads = count, heads
+        self.known: dict[Group, Pulled | None] = {}
+
+    def made(self) -> list[Group]:
+        """One group or, where levels stay apart, one for each level."""
+        candidates = [
+            g for g in self.groups
+            if g.kind == "softmax" or (
+                g.size > 1
+                and (self.layout is not None or not loses_its_columns(self.flow, g.value))
+            )
+        ]  # fmt: skip
+        if self.heads:
+            candidates = self._named(candidates)
+        for kind in ("softmax", "sigmoid", "raw"):
+            found = [g for g in candidates if g.kind == kind]
+            if all(self._are_boxes_of_others(g) for g in found):
+                continue
+            named = [g for g in found if self.is_named(g)]
+            if named or (found and (self.count is None or kind == "softmax")):
+                return self._checked(kind, self._one_size(kind, named or found), named=bool(named))
+        listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
+        raise GraphRefused(
+            f"no class scores were found; columns seen behind candidate heads: {listing}",
+            advice="name the class layers with --head NODE, or give names with --labels",
+        )
+
+    def _are_boxes_of_others(self, group: Group) -> bool:
+        """Whether it is a box through a sigmoid (DETR), beside more columns for the same places."""
+        return group.kind == "sigmoid" and self.full(group) == 4 and any(
+            g.kind == "raw" and g.size > 4 and g.shape[:-1] == group.shape[:-1]
+            and not g.leaves & group.leaves for g in self.groups
+        )  # fmt: skip
+
+    def full(self, group: Group) -> int:
+        """Its number of columns in the head, with one that the graph drops behind."""
+        if group not in self.known:
+            try:
+                self.known[group] = self.pulled(group)
+            except GraphRefused:
+                self.known[group] = None
+        found = self.known[group]
+        widths = {w[2] for w in found.wider} if found is not None else set()
+        return widths.pop() if len(widths) == 1 else group.size
+
+    def pulled(self, group: Group) -> Pulled:
+        """What its columns lead back to."""
+        return self.known.get(group) or pull(self.analysis, group.value, group.labels)
+
+    def is_named(self, group: Group) -> bool:
+        """Whether it has as many columns as there are names, or one more."""
+        return self.count is not None and self.full(group) in {self.count, self.count + 1}
+
+    def _named(self, candidates: list[Group]) -> list[Group]:
+        """Those that come from the layers that the person named."""
+        wanted = _named(self.flow, self.heads)
+        chosen = [g for g in candidates if g.leaves & wanted]
+        missing = wanted - frozenset().union(*(g.leaves for g in chosen))
+        if missing:
+            names = [name_of(self.flow, k) for k in sorted(missing)]
+            raise GraphRefused(
+                f"no class axis was found behind {', '.join(names)}",
+                advice="name the layers whose outputs are the class scores",
+            )
+        return chosen
+
+    def _one_size(self, kind: str, groups: list[Group]) -> list[Group]:
+        """Levels of one detector have one size; four columns more are boxes."""
+        if kind != "softmax" and len({self.full(g) for g in groups}) > 1:
+            groups = [g for g in groups if not self._is_part_of_boxes(g)] or groups
+        if len({self.full(g) for g in groups}) > 1:
+            if kind == "raw":
+                refuse_anchors(self.flow, max(groups, key=lambda g: g.size), groups)
+            self._refuse(groups)
+        return groups
+
+    def _checked(self, kind: str, chosen: list[Group], *, named: bool) -> list[Group]:
+        """Refuse where these columns could as well be something else."""
+        if len({self.full(g) for g in chosen}) > 1 or any(
+            self._alike(a, b) for a, b in combinations(chosen, 2)
+        ):
+            self._refuse(chosen)
+        size = self.full(chosen[0])
+        rest = [g for g in self.groups if g not in chosen]
+        self._refuse_unclear_axes(kind, chosen, rest)
+        beside = [g for g in rest if not any(g.channels & c.channels for c in chosen)]
+        places = {self._places(c) for c in chosen if self.heads}
+        forgotten = [g for g in beside if self._may_be_a_level(kind, g, size)
+                     and self._places(g) not in places]  # fmt: skip
+        if forgotten:
+            self._refuse([*chosen, *forgotten])
+        if kind == "softmax":
+            return chosen
+        # without boxes beside them nothing shows that the columns are not boxes themselves
+        like_boxes = size == 4 and not self.heads and all(g.kind == kind for g in beside)
+        if like_boxes or not (beside or named):
+            self._refuse(chosen)
+        if named:
+            return [self._without_objectness(kind, g, rest) for g in chosen]
+        activated = [g for g in rest if g.kind in {"softmax", "sigmoid"}
+                     or loses_its_columns(self.flow, g.value)]  # fmt: skip
+        if kind == "raw" and not all(self._are_boxes_of_others(g) for g in activated):
+            self._refuse([*chosen, *rest])
+        for group in chosen:
+            if self._may_hold_objectness(group, rest):
+                self._refuse([group, *beside])
+            if self.layout is None:
+                refuse_anchors(self.flow, group, beside)
+        return chosen
+
+    def _may_be_a_level(self, kind: str, group: Group, size: int) -> bool:
+        """Whether classes of a level may be among these columns, so that they cannot be left."""
+        if group.kind != kind or (self.layout is not None and self._is_part_of_boxes(group)):
+            return False
+        return group.size > 4 or kind == "softmax" or (self.full(group) == size != 4)
+
+    def _refuse_unclear_axes(self, kind: str, chosen: list[Group], rest: list[Group]) -> None:
+        """Where anchors and classes have an axis each, only one of them may fit."""
+        for group in chosen if kind != "softmax" else []:
+            others = [g for g in [*chosen, *rest] if g.value == group.value and g.axis != group.axis]
+            if any(self.full(g) in {4, self.full(group)} for g in others):
+                self._refuse([group, *others])
+
+    def _alike(self, a: Group, b: Group) -> bool:
+        """Whether they stand for the same places: two purposes, not two levels."""
+        return self._places(a) == self._places(b) and not a.channels & b.channels
+
+    def _places(self, group: Group) -> tuple[object, ...]:
+        """What its columns stand for: the other axes, there and in the heads."""
+        leaves = (self.flow.leaves[k] for k in group.leaves)
+        grids = frozenset((*x.shape[: x.axis], *x.shape[x.axis + 1 :]) for x in leaves)
+        return *group.shape[: group.axis], *group.shape[group.axis + 1 :], grids
+
+    @staticmethod
+    def _may_hold_objectness(group: Group, rest: list[Group]) -> bool:
+        """Whether these columns follow those of a box in a layer, where YOLO has its objectness."""
+        boxes = {c for g in rest if g.size <= 4 for c in g.channels}
+        first = [c for c in group.channels if c - 1 in boxes]
+        return "Mul" not in group.history and len(first) * group.size >= len(group.channels)
+
+    def _is_part_of_boxes(self, group: Group) -> bool:
+        """Whether it is four columns, or two of them beside the other two that were decoded."""
+        box = 4 if self.layout is None else 4 * self.layout.anchors
+        return self.full(group) == box or (group.size == 2 and any(
+            g.value == group.value and g.kind == "other" and g.size == 2
+            and g.leaves == group.leaves for g in self.groups
+        ))  # fmt: skip
+
+    def _without_objectness(self, kind: str, group: Group, rest: list[Group]) -> Group:
+        """YOLO's columns as they are named: without the objectness before them."""
+        extra = group.size - (self.count or 0)
+        if kind == "sigmoid" and extra == 1 and self._may_hold_objectness(group, rest):
+            return replace(group, start=group.start + 1)
+        return group
+
+    def _refuse(self, groups: list[Group]) -> NoReturn:
+        listing = "; ".join(describe(self.flow, g) for g in groups)
+        raise GraphRefused(
+            f"several groups of columns could be the classes: {listing}"
+            if len(groups) > 1
+            else f"nothing shows which of these columns are classes: {listing}",
+            advice="say which with --head NODE (each layer that makes class scores), or give the "
+            "class names with --labels",
+        )
+
+
+def _named(flow: Flow, heads: Sequence[str]) -> frozenset[int]:
+    wanted = set()
+    for name in heads:
+        hits = [k for k, leaf in enumerate(flow.leaves)
+                if name in (flow.scope.graph.node[leaf.node].name, leaf.value)]  # fmt: skip
+        if not hits:
+            names = [name_of(flow, k) for k in range(len(flow.leaves))]
+            raise UsageError(
+                f"--head {name}: no such layer leads to outputs",
+                advice=f"candidates are {', '.join(names)}",
+            )
+        wanted.update(hits)
+    return frozenset(wanted)
+
+
+def refuse_anchors(flow: Flow, group: Group, beside: list[Group]) -> None:
+    """Refuse where anchors lie on one axis with the classes, as in a head's output as it is."""
+    for g in beside:
+        if g is group:
+            continue
+        anchors = g.size // 4
+        alike = len(group.shape) > 3 and len(g.shape) == len(group.shape)
+        if alike and g.size > 4 and g.size % 4 == 0 and group.size % anchors == 0:
+            raise GraphRefused(
+                "anchors and classes lie on one axis that the graph never splits: "
+                + describe(flow, group),
+                advice=f"say how: --layout anchors={anchors} where the {group.size // anchors} "
+                f"columns of an anchor stand side by side (a·C + k), as {describe(flow, g)} "
+                f"suggests, or --layout anchors={anchors},class-major (k·A + a)",
+            )
