@@ -13,7 +13,7 @@ from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.front import front_of
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
 from onnx_headcut.pull import pull
-from onnx_headcut.rules.values import offset_of
+from onnx_headcut.rules.deciding import offset_of
 from onnx_headcut.trace import Demand, Separate, Trace, View
 
 if TYPE_CHECKING:

@@ -214,7 +214,7 @@ class Trace:
 
     def finish(self, scope: Scope) -> None:
         """Decide what values at the graph's outputs mean, and look at every edited node again."""
-        from onnx_headcut.rules.values import decide_output  # noqa: PLC0415  imports this module
+        from onnx_headcut.rules.deciding import decide_output  # noqa: PLC0415  imports this module
 
         for output in scope.graph.output:
             at = scope.index.producer.get(output.name)

@@ -16,9 +16,9 @@ from onnx_headcut.iterations import scanned
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, PerIteration, Rows
 from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.rules.iterated import all_classes, classes_of, decide_condition
+from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.movement import PicksByIteration
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.rules.values import NO_SLOT, filled
 from onnx_headcut.trace import View
 
 if TYPE_CHECKING:

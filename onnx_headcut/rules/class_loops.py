@@ -28,10 +28,10 @@ from onnx_headcut.labels import (
     Rows,
 )
 from onnx_headcut.rules.bodies import shifted, traced
+from onnx_headcut.rules.deciding import commit, possible
 from onnx_headcut.rules.elementwise import UNARY
 from onnx_headcut.rules.iterated import lookup_of, table_choices
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.rules.values import commit, possible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

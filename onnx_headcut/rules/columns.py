@@ -9,16 +9,10 @@ import numpy as np
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.labels import Columns, Lookup, Mark, Rows
 from onnx_headcut.rules import movement
+from onnx_headcut.rules.deciding import decide, is_free
 from onnx_headcut.rules.indexing import ids_along
-from onnx_headcut.rules.values import (
-    NO_SLOT,
-    decide,
-    filled,
-    is_free,
-    period_of,
-    picked,
-    written,
-)
+from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
+from onnx_headcut.rules.options import period_of
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
-from onnx_headcut.rules.values import decide, positions
+from onnx_headcut.rules.deciding import decide
+from onnx_headcut.rules.values import positions
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:

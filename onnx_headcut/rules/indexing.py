@@ -10,17 +10,9 @@ from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed, select
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
 from onnx_headcut.rules import movement
-from onnx_headcut.rules.values import (
-    commit,
-    counted,
-    decide,
-    is_free,
-    is_position,
-    merge_options,
-    offset_of,
-    picked,
-    possible,
-)
+from onnx_headcut.rules.deciding import commit, decide, is_free, is_position, offset_of, possible
+from onnx_headcut.rules.joining import picked
+from onnx_headcut.rules.options import counted, merge_options
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from onnx_headcut.labels import (
     told_apart,
 )
 from onnx_headcut.rules import movement
-from onnx_headcut.rules.values import MOST_OPTIONS, commit, counted, offset_of, possible
+from onnx_headcut.rules.deciding import commit, offset_of, possible
+from onnx_headcut.rules.options import MOST_OPTIONS, counted
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:

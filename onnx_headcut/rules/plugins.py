@@ -23,7 +23,8 @@ from onnx import TensorProto
 from onnx_headcut.extensions import Rule
 from onnx_headcut.facts import UNKNOWN, Fact, attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows
-from onnx_headcut.rules.values import NO_SLOT, filled, period_of
+from onnx_headcut.rules.joining import NO_SLOT, filled
+from onnx_headcut.rules.options import period_of
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:

@@ -1,0 +1,115 @@
+"""What a use decides of class numbers: that they are ids, places or no classes at all.
+
+A use demands that the new values mean what the old ones meant, else the cut is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.labels import NONE, Columns, Lookup, Mark, Option, Rows, Whole
+
+if TYPE_CHECKING:
+    from onnx_headcut.labels import IteratedOption, Selection
+    from onnx_headcut.trace import View
+
+
+def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
+    """Commit the first option whose values are of one of ``kinds``; refuse if there is none."""
+    tests = {
+        "free": lambda o: is_free(lookup, o),
+        "position": lambda o: is_position(lookup, o),
+        "ids": lambda o: is_ids(lookup, o, view.sel),
+    }
+    for kind in ("position", "ids", "free"):
+        if kind not in kinds:
+            continue
+        for option in lookup.options:
+            if tests[kind](option) and possible(view, option):
+                commit(view, option)
+                return option
+    view.refuse(
+        "numbers computed from the class count arrive here, and no change of the class counts "
+        f"found on the way gives them their meaning ({' or '.join(sorted(kinds))}) after the cut"
+    )
+    raise AssertionError  # pragma: no cover  refuse() does not return
+
+
+def decide_output(view: View, name: str, mark: Mark | None) -> None:
+    """What a graph output says: class ids in the model's own convention, or values that stay."""
+    if isinstance(mark, Lookup):
+        view.trace.said[name, None] = (mark, decide(view, mark, {"ids", "free"}))
+    elif isinstance(mark, Columns):
+        for k, column in enumerate(mark.marks):
+            if isinstance(column, Lookup):
+                view.trace.said[name, k] = (column, decide(view, column, {"ids", "free"}))
+            else:
+                decide_output(view, name, column)
+    elif isinstance(mark, Rows) and mark.apart:
+        view.refuse("a graph output holds values that class numbers were added to")
+    elif isinstance(mark, Rows) and mark.places:
+        view.refuse("a graph output says places among rows that a loop over classes stacked")
+    elif isinstance(mark, Whole) and mark.cls not in view.sel.column:
+        view.refuse(f"a graph output belongs to class {mark.cls} alone, which goes")
+
+
+def is_free(lookup: Lookup, option: Option) -> bool:
+    """New values equal the old ones of the same positions: no class in them."""
+    old = lookup.old[lookup.take]
+    if old.dtype.kind == "f":
+        return bool(np.allclose(option.new, old, rtol=1e-5, atol=1e-6))
+    return bool(np.array_equal(option.new, old))
+
+
+def is_position(lookup: Lookup, option: Option) -> bool:
+    """Values are places on the labelled axis, before and after."""
+    return np.array_equal(lookup.old, np.arange(len(lookup.old))) and np.array_equal(
+        option.new, np.arange(len(option.new))
+    )
+
+
+def is_ids(lookup: Lookup, option: Option, selection: Selection) -> bool:
+    """Values are class ids with the same offset before and after (fillers may count classes)."""
+    offset = offset_of(lookup)
+    if offset is None:
+        return False
+    columns = selection.columns_at(lookup.ids, lookup.take)
+    real, count = columns != NONE, float(len(selection.order))
+    expected = columns[real] + offset
+    if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4):
+        return False
+    fillers = option.new[~real], lookup.old[lookup.take][~real]
+    same = np.array_equal(*fillers)
+    counts = all(float(v) - offset in {count, count - 1} or v == o
+                 for v, o in zip(*fillers, strict=True))  # fmt: skip
+    return same or counts
+
+
+def offset_of(lookup: Lookup) -> float | None:
+    """``o`` where every old value is its class's column + o; None where that is not so."""
+    real = lookup.ids != NONE
+    if not real.any():
+        return None
+    difference = lookup.old[real].astype(np.float64) - lookup.ids[real]
+    first = float(difference[0])
+    return first if np.allclose(difference, first, atol=1e-4) and first == round(first) else None
+
+
+def possible(view: View, option: Option | IteratedOption) -> bool:
+    """Whether an option agrees with what earlier uses decided."""
+    trace = view.trace
+    if any(e.key in trace.settled for e in option.edits):
+        return False
+    if any(key in trace.edits for key in option.left):
+        return False
+    return all(ed.same(trace.edits.get(e.key, e), e) for e in option.edits)
+
+
+def commit(view: View, option: Option | IteratedOption) -> None:
+    """Make an option's edits and remember what it leaves alone."""
+    for edit in option.edits:
+        view.trace.add(edit, view)
+    view.trace.settled |= set(option.left)

@@ -1,0 +1,128 @@
+"""Options: a constant that equals the class count may have to change with it, or only look like it.
+
+Both ways stay open until a use decides; their number is bounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_headcut import edits as ed
+from onnx_headcut.labels import NONE, Lookup, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from onnx_headcut.facts import Array
+    from onnx_headcut.labels import Ints
+    from onnx_headcut.trace import View
+
+MOST_OPTIONS = 16
+
+
+def constant_choices(
+    view: View, lookup: Lookup, others: Sequence[int]
+) -> Iterator[tuple[dict[int, Array | None], tuple[ed.Edit, ...], frozenset[object]]]:
+    """The constants as they stand, then with those changed that look like the class count."""
+    now = {i: view.new[i].value for i in others}
+    keys = [(view.place, "input", i) for i in others]
+    yield (
+        now,
+        (),
+        frozenset(k for k, i in zip(keys, others, strict=True) if _counts(view, lookup, i)),
+    )
+    for i in others:
+        if not np.array_equal(view.old[i].value, view.new[i].value):  # type: ignore[arg-type]
+            continue  # follows the class count by itself
+        for value in counted(lookup, view.old[i].value):
+            edit = ed.Replace(view.place, i, value)
+            yield {**now, i: value}, (edit,), frozenset()
+
+
+def _counts(view: View, lookup: Lookup, i: int) -> bool:
+    return any(True for _ in counted(lookup, view.old[i].value))
+
+
+def counted(lookup: Lookup, value: Array | None) -> Iterator[Array]:
+    """What a scalar that equals a class count (its negative, reciprocal, less one) would become."""
+    if value is None:
+        return
+    n, m = len(lookup.ids), len(lookup.take)
+    period = period_of(lookup.ids)
+    pairs = [(period, m * period // n), (n, m)]
+    if (lookup.ids == NONE).any():
+        real = int((lookup.ids != NONE).sum())
+        pairs.append((real, int((lookup.ids[lookup.take] != NONE).sum())))
+    x = value.reshape(()).astype(np.float64)
+    seen: set[float] = set()
+    for before, after in pairs:
+        forms: list[tuple[float, float]] = [(before, after), (-before, -after), (before - 1, after - 1)]
+        if value.dtype.kind == "f":
+            forms.append((1 / before, 1 / after))
+            forms.append((-1 / before, -1 / after))
+        for a, b in forms:
+            if a not in {b, 0} and np.isclose(x, a, rtol=1e-6, atol=0) and b not in seen:
+                seen.add(b)
+                yield np.full(value.shape, b, value.dtype)
+
+
+def period_of(ids: Ints) -> int:
+    """The smallest number of positions after which ``ids`` repeat: the class count of a row."""
+    n = len(ids)
+    for p in range(1, n + 1):
+        if n % p == 0 and np.array_equal(ids[: n - p], ids[p:]):
+            return p
+    return n
+
+
+def prune(options: list[Option]) -> list[Option]:
+    """Drop repetitions, and choices that make no difference; keep a bounded number."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: len(o.edits)):
+        if not any(_equal(o, option) for o in kept):
+            kept.append(option)
+    for key in sorted({k for o in kept for k in o.left}, key=str):
+        kept = _without_difference(kept, key)
+    return kept[:MOST_OPTIONS]
+
+
+def _equal(a: Option, b: Option) -> bool:
+    return np.array_equal(a.new, b.new) and a.edits == b.edits and a.left == b.left
+
+
+def _without_difference(options: list[Option], key: object) -> list[Option]:
+    """Where changing ``key`` and leaving it give the same values, leave it to others to decide."""
+    changed = [o for o in options if any(e.key == key for e in o.edits)]
+    result = []
+    for option in options:
+        if key in option.left:
+            twins = [o for o in changed if _rest(o, key) == _rest(option, key)]
+            if twins and all(np.array_equal(o.new, option.new) for o in twins):
+                edits = tuple(e for e in option.edits if e.key != key)
+                result.append(replace(option, edits=edits, left=option.left - {key}))
+                changed = [o for o in changed if not any(o is t for t in twins)]
+                continue
+        result.append(option)
+    merged = [o for o in result if key in o.left or not any(e.key == key for e in o.edits)]
+    return merged + [o for o in result if any(o is c for c in changed)]
+
+
+def _rest(option: Option, key: object) -> tuple[object, ...]:
+    edits = tuple(sorted(str(e.key) for e in option.edits if e.key != key))
+    return (edits, tuple(sorted(str(k) for k in option.left if k != key)))
+
+
+def merge_options(options: Sequence[Option]) -> Option | None:
+    """All edits together, or None where one option changes what another leaves."""
+    edits: dict[object, ed.Edit] = {}
+    left: frozenset[object] = frozenset().union(*(o.left for o in options))
+    for option in options:
+        for edit in option.edits:
+            if not ed.same(edits.setdefault(edit.key, edit), edit):
+                return None
+    if left & set(edits):
+        return None
+    return Option(options[-1].new, tuple(edits.values()), left)
