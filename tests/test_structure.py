@@ -16,7 +16,8 @@ from onnx import helper, numpy_helper, parser
 import onnx_headcut as hc
 from onnx_headcut.labels import Site
 from onnx_headcut.validation import Claims, structural, validate
-from onnx_headcut.validation.structure import Selection, find_selection
+from onnx_headcut.validation.claims import Selection
+from onnx_headcut.validation.weights import find_selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -128,6 +128,6 @@ def _drift() -> dict[str, Any]:
 
 def _names() -> dict[str, Any]:
     """Give names that annotations use and that are imported for type checkers only."""
-    from onnx_headcut.validation.structure import Findings  # noqa: PLC0415
+    from onnx_headcut.validation.claims import Findings  # noqa: PLC0415
 
     return {"Findings": Findings}

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnx_headcut.validation.claims import Claims, Findings
     from onnx_headcut.validation.compare import Tolerance
     from onnx_headcut.validation.entrances import validate
     from onnx_headcut.validation.mapped import NewColumn
     from onnx_headcut.validation.mixture import Beginning, Mixture
-    from onnx_headcut.validation.structure import Claims, Findings, structural
+    from onnx_headcut.validation.structure import structural
     from onnx_headcut.validation.verdict import Settings, Verdict
 
 __all__ = [
@@ -22,8 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Claims": "structure",
-    "Findings": "structure",
+    "Claims": "claims",
+    "Findings": "claims",
     "structural": "structure",
     "Settings": "verdict",
     "Verdict": "verdict",

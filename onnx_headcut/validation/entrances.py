@@ -26,7 +26,7 @@ from onnx_headcut.validation.pair import Model, load
 from onnx_headcut.validation.reference import expose, flow
 from onnx_headcut.validation.runtime import RuntimeFailure, open_session
 from onnx_headcut.validation.statements import Columns, attribute_problems, numbers_a_box
-from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.structure import structural
 from onnx_headcut.validation.synthetic import synthetic
 from onnx_headcut.validation.verdict import Settings, Verdict
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from onnx_headcut.labels import Site
+    from onnx_headcut.validation.claims import Claims
     from onnx_headcut.validation.inputs import NamedFeed
 
     Array = npt.NDArray[Any]

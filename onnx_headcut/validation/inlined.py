@@ -18,7 +18,7 @@ from onnx_headcut.validation.entrances import lacking, without
 from onnx_headcut.validation.pair import Model
 from onnx_headcut.validation.reference import expose
 from onnx_headcut.validation.runtime import open_session
-from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.structure import structural
 from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from onnx_headcut.validation.claims import Claims
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Settings, Verdict
 

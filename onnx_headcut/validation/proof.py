@@ -22,7 +22,7 @@ from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
 from onnx_headcut.validation.sets import Sets
-from onnx_headcut.validation.structure import Claims, structural
+from onnx_headcut.validation.structure import structural
 from onnx_headcut.validation.synthetic import synthetic
 from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide, merged
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from onnx_headcut.labels import Site
+    from onnx_headcut.validation.claims import Claims
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.mapped import Chunk, NewColumn
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from onnx_headcut.validation.claims import Findings
     from onnx_headcut.validation.compare import Tolerance
-    from onnx_headcut.validation.structure import Findings
 
 Status = Literal["passed", "failed", "inconclusive"]
 
