@@ -14,6 +14,8 @@ from patterns import PATTERNS, REFUSED
 from test_planted import MISTAKES, kept
 
 import onnx_headcut as hc
+from onnx_headcut.validation import Settings, probe
+from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.unrounded import unrounded
 
 BODIES = ("loop", "if_body", "scan")
@@ -119,3 +121,15 @@ def test_integers_may_move_but_not_be_computed_with_or_given() -> None:
     assert unrounded(onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 21]> t (float[2] x) => (float[2] y) { y = Abs (x) }'
     )) is None  # fmt: skip
+
+
+def test_scores_rounded_to_nothing_are_no_failure() -> None:
+    """Boxes up to 320 and scores up to 1 behind one quantizer: its step is larger than any score."""
+    columns = probe.Columns(3, (0, 2))
+    ledger = Ledger(columns, Settings())
+    layout = Layout(ledger, columns, [], steps=0.01)
+
+    layout.add("y", probe.Meaning("apart", (1, 7)), probe.Meaning("apart", (1, 6)))
+
+    assert not ledger.failures
+    assert "rounded to nothing" in ledger.doubts[0]

@@ -211,6 +211,11 @@ class Layout:
             self.ledger.doubt(f"{name}: {before.why}, so that its positions cannot be told")
         elif before.kind == "rows":
             self.rows.append(name)
+        elif before.kind == after.kind == "apart" and before.shape != after.shape and self.steps:
+            self.ledger.doubt(
+                f"{name}: no class moves it, in neither model: its scores are rounded to nothing "
+                "(a quantizer whose steps are made for boxes or logits beside them)"
+            )
         elif before.kind == "apart":
             self.apart.append(name)
             if after.kind != "apart":
