@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -138,10 +140,23 @@ def load(plugins: Sequence[PluginLike] = ()) -> Extensions:
 
 
 def _installed() -> Iterator[Plugin]:
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
+    for point in _points(tuple((folder, _changed(folder)) for folder in sys.path)):
         package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
         name = f"{point.name}{package}"
         yield Plugin(name, _rules(name, _tried(name, point.load)))
+
+
+@cache
+def _points(_folders: tuple[tuple[str, int], ...]) -> list[metadata.EntryPoint]:
+    """The entry points of the packages there: read once, until a folder is added or changes."""
+    return sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns  # noqa: PTH116  (of many folders, for each model)
+    except OSError:
+        return 0
 
 
 def _loaded(plugin: PluginLike) -> Plugin:

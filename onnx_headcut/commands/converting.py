@@ -31,13 +31,26 @@ class _Plain:
         return [self.kind(v) for v in value] if self.several else self.kind(value)
 
 
+@dataclass(frozen=True)
+class _Number:
+    """Stands in until a number is given: a default is one already, and text is Typer's to convert."""
+
+    def coerce(self, value: Any, param: Any, ctx: object) -> Any:
+        """Give the option's value, with Typer's bounds and complaints where it was given."""
+        if value is None or isinstance(value, int):
+            return value
+        param._runtime_param = None  # noqa: SLF001
+        return param.get_runtime_param().coerce(value, param, ctx)
+
+
 def convert_plainly(command: Any) -> None:
     """Prepare the parameters of a command, which gives no help itself, and of those below it."""
     command.add_help_option = False
     for parameter in command.params:
         annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
         untouched = getattr(parameter, "_runtime_param", parameter) is None
-        if untouched and annotation in KINDS:
-            parameter._runtime_param = _Plain(*KINDS[annotation])  # noqa: SLF001
+        if untouched and annotation in {int, *KINDS}:
+            stand_in = _Number() if annotation is int else _Plain(*KINDS[annotation])
+            parameter._runtime_param = stand_in  # noqa: SLF001
     for below in getattr(command, "commands", {}).values():
         convert_plainly(below)
