@@ -246,10 +246,11 @@ class Interpreter:
         for k in form.swapped:
             rank = len(data[k].shape or ())
             data[k] = _permuted(data[k], (*range(rank - 2), rank - 1, rank - 2))
-        # the plain op takes floats; what it stands for may not
-        kinds = [TensorProto.BOOL if form.form.op == "Where" and k == 0 else
-                 f.elem_type if form.form.op.endswith("quantizeLinear") else
-                 TensorProto.FLOAT for k, f in enumerate(data)]  # fmt: skip
+        # the plain op takes floats, or 8 bits where those are quantized; what it stands for may not
+        others = {("Where", 0): TensorProto.BOOL, ("QuantizeLinear", 2): TensorProto.UINT8,
+                  ("DequantizeLinear", 0): TensorProto.UINT8,
+                  ("DequantizeLinear", 2): TensorProto.UINT8}  # fmt: skip
+        kinds = [others.get((form.form.op, k), TensorProto.FLOAT) for k in range(len(data))]
         known = [Fact(f.shape, kind) for f, kind in zip(data, kinds, strict=True)]
         (shape,) = self._infer_shapes(form.node, known)
         if form.channels_last:

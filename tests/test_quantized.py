@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import quantization as oq
 from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
+from onnx_headcut.facts import Fact, Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -461,3 +462,17 @@ def test_an_op_without_a_rule_is_refused_by_name(op: str) -> None:
     with pytest.raises(GraphRefused) as caught:
         hc.cut(model, ["fox", "dog"], labels=NAMES, heads=("q",), validation=False)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+def test_sixteen_bits_of_onnxruntime_s_own_ops_have_shapes(opset: int) -> None:
+    facts = Interpreter([helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)], 8)
+    line = "(x, scale, zero)"
+    scale, zero = Fact((), TensorProto.FLOAT), Fact((), TensorProto.INT16)
+    for op, given, wanted in (
+        ("QuantizeLinear", TensorProto.FLOAT, TensorProto.INT16),
+        ("DequantizeLinear", TensorProto.INT16, TensorProto.FLOAT),
+    ):
+        node = parser.parse_node(f"y = com.microsoft.{op} {line}")
+        (found,) = facts.infer(node, [Fact((1, 8, 4, 4), given), scale, zero])
+        assert (found.shape, found.elem_type) == ((1, 8, 4, 4), wanted)

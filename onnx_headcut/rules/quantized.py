@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.labels import Columns, Labels, Lookup
+from onnx_headcut.labels import Columns, Labels, Lookup, Rows
 from onnx_headcut.plain import plain
 from onnx_headcut.rules import heads
 from onnx_headcut.trace import Outcome, View
@@ -74,7 +74,7 @@ class PlainView(View):
 def shown(view: View) -> View:
     """Show the node as its plain op, where it has one, for rules about classes along an axis."""
     form = plain(view.node)
-    if form is None:
+    if form is None or all(m is None or isinstance(m, Rows) for m in view.marks):
         return view
     if any(isinstance(m, Lookup | Columns) for m in view.marks):
         view.refuse("class numbers reach it, which a quantized or fused op would round")
