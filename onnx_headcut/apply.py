@@ -21,6 +21,7 @@ from onnx_headcut.facts import of_type
 from onnx_headcut.model import captures, subgraphs_of, to_array
 from onnx_headcut.provenance import WEIGHTED
 from onnx_headcut.storage.tensors import with_data_of
+from onnx_headcut.walking import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -63,15 +64,6 @@ def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None 
         _sweep(graph, live, writer.done)
     writer.take_names()
     return writer.done
-
-
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all graphs inside it, outer ones first."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in subgraphs_of(attribute):
-                yield from walk(sub)
 
 
 class _Writer:

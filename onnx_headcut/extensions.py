@@ -115,17 +115,10 @@ class Extensions:
 
     def used(self, proto: onnx.ModelProto) -> tuple[str, ...]:
         """The plugins from outside that have a rule for a node of the model, one line each."""
-        nodes = [proto.graph.node, *(f.node for f in proto.functions)] if self._outside else []
-        names = {self.origin(node) for part in nodes for node in _all(part)}
+        from onnx_headcut.walking import all_nodes  # noqa: PLC0415  onnx is needed only here
+
+        names = {self.origin(node) for node in all_nodes(proto)} if self._outside else set()
         return tuple(plugin.line for plugin in self.plugins if plugin.name in names)
-
-
-def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _all(graph.node)
 
 
 def load(plugins: Sequence[PluginLike] = ()) -> Extensions:

@@ -18,11 +18,12 @@ from onnx.defs import SchemaError, get_schema
 
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import CallReached, GraphRefused
-from onnx_headcut.model import captures, subgraphs_of
+from onnx_headcut.model import captures, copied, subgraphs_of
 from onnx_headcut.provenance import Flow
+from onnx_headcut.walking import each_node, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.model import Source
@@ -100,8 +101,7 @@ def fold(
     Values ``keep`` must stay in sight. Functions without callers go from both; one that nobody
     called as the model was ``written`` stays.
     """
-    base = onnx.ModelProto()
-    base.CopyFrom(state.source.proto)
+    base = copied(state.source.proto)
     left = []
     for block in reversed(state.blocks):
         if block.inner & keep or not _is_there(base, block) or not _fold(cut, block):
@@ -115,12 +115,12 @@ def fold(
 
 
 def _is_there(proto: onnx.ModelProto, block: Block) -> bool:
-    return any(_find(graph, block) is not None for graph in _graphs(proto.graph))
+    return any(_find(graph, block) is not None for graph in walk(proto.graph))
 
 
 def _fold(proto: onnx.ModelProto, block: Block) -> bool:
     """Put the call in place of its nodes; False where these are not what they were."""
-    for graph in _graphs(proto.graph):
+    for graph in walk(proto.graph):
         at = _find(graph, block)
         if at is not None:
             for _ in block.nodes:
@@ -142,17 +142,9 @@ def _find(graph: onnx.GraphProto, block: Block) -> int | None:
     return None
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in subgraphs_of(attribute):
-                yield from _graphs(inner)
-
-
 def _made_inside(node: onnx.NodeProto) -> set[str]:
     graphs = [g for a in node.attribute for g in subgraphs_of(a)]
-    return {o for graph in graphs for n in _each(graph.node) for o in n.output}
+    return {o for graph in graphs for n in each_node(graph.node) for o in n.output}
 
 
 def settled(
@@ -203,8 +195,7 @@ def frontier(analysis: Analysis) -> list[ed.Place]:
 
 def inline(state: Inlined, places: Sequence[ed.Place]) -> Inlined:
     """Write out the calls at ``places``; what was inlined before stays noted."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(state.source.proto)
+    proto = copied(state.source.proto)
     names = _all_names(proto.graph)
     blocks, imports = list(state.blocks), state.imports
     for place in sorted(places, reverse=True):  # from the end on, so that earlier places stay true
@@ -232,12 +223,12 @@ def reachable(proto: onnx.ModelProto) -> set[Key]:
     """Functions that the graph calls, or that are called by those."""
     functions = {(f.domain, f.name): f for f in proto.functions}
     found: set[Key] = set()
-    todo = [(n.domain, n.op_type) for n in _each(proto.graph.node)]
+    todo = [(n.domain, n.op_type) for n in each_node(proto.graph.node)]
     while todo:
         key = todo.pop()
         if key in functions and key not in found:
             found.add(key)
-            todo += [(n.domain, n.op_type) for n in _each(functions[key].node)]
+            todo += [(n.domain, n.op_type) for n in each_node(functions[key].node)]
     return found
 
 
@@ -248,15 +239,6 @@ def drop_uncalled(proto: onnx.ModelProto, before: set[Key]) -> frozenset[str]:
         if (proto.functions[i].domain, proto.functions[i].name) in gone:
             del proto.functions[i]
     return frozenset(f"{domain}::{name}" for domain, name in gone)
-
-
-def _each(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Nodes and those of their bodies."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in subgraphs_of(attribute):
-                yield from _each(graph.node)
 
 
 def _function(proto: onnx.ModelProto, call: onnx.NodeProto) -> onnx.FunctionProto:
@@ -279,7 +261,7 @@ def _import(proto: onnx.ModelProto, function: onnx.FunctionProto, call: onnx.Nod
             known[domain] = opset.version
             added = True
         elif version != opset.version:
-            for node in _each(function.node):
+            for node in each_node(function.node):
                 if _plain(node.domain) == domain and not _same(node, domain, opset.version, version):
                     raise GraphRefused(
                         f"the local function is written for opset {opset.version} and the model for "

@@ -9,10 +9,11 @@ import onnx
 from onnx import checker, defs, helper, shape_inference
 
 from onnx_headcut import model as files
-from onnx_headcut.check.subject import Finding, NotTested, all_nodes, title
+from onnx_headcut.check.subject import Finding, NotTested, title
 from onnx_headcut.check.table import tests
 from onnx_headcut.errors import InputError
 from onnx_headcut.facts import of_type
+from onnx_headcut.walking import all_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

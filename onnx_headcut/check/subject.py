@@ -17,7 +17,7 @@ from onnx_headcut.errors import HeadcutError, InputError, UsageError
 from onnx_headcut.facts import attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from onnx_headcut.check.policy import Policy
@@ -192,21 +192,6 @@ def read(path: Path) -> onnx.ModelProto:
         files.load(path)  # raises, with words
         raise InputError(f"{path} holds no graph")
     return proto
-
-
-def all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node, also in subgraphs and local functions."""
-    yield from _nodes(proto.graph.node)
-    for function in proto.functions:
-        yield from _nodes(function.node)
-
-
-def _nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in files.subgraphs_of(attribute):
-                yield from _nodes(graph.node)
 
 
 def title(node: onnx.NodeProto) -> str:
