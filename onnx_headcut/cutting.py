@@ -245,7 +245,7 @@ def validate(  # noqa: PLR0913
     with foreseen():
         known = understand(source, options)
         written, source = source, known.analysis.source  # the same, with calls inlined
-        record = read_cut_metadata({p.key: p.value for p in other.proto.metadata_props})
+        record = read_cut_metadata(files.metadata_of(other.proto))
         if keep is None:
             if record is None:
                 raise UsageError(

@@ -51,7 +51,7 @@ def doubt(fit: Fit, classes: Classes) -> Verdict | None:
     """The verdict where the pictures show nothing of what is dropped; None where they do."""
     from onnx_headcut.fitting import calibration  # noqa: PLC0415
 
-    return calibration.doubt(fit, [classes.name(c) for c in range(classes.count)])
+    return calibration.doubt(fit, _names(classes))
 
 
 def proved(
@@ -72,4 +72,8 @@ def proved(
         Side(*runnable(subject.proto, subject.home), plan.cut_sites),
     )
     verdict = calibration.proved(verdict, fit, subject.class_map, sides, pictures, provider)
-    return calibration.noted(verdict, fit, [classes.name(c) for c in range(classes.count)])
+    return calibration.noted(verdict, fit, _names(classes))
+
+
+def _names(classes: Classes) -> list[str]:
+    return [classes.name(c) for c in range(classes.count)]

@@ -99,8 +99,8 @@ def _claims(subject: Subject) -> Claims | None:
 
     if subject.applied is None:
         return None
-    before = {p.key: p.value for p in subject.source.proto.metadata_props}
-    after = {p.key: p.value for p in subject.proto.metadata_props}
+    before = files.metadata_of(subject.source.proto)
+    after = files.metadata_of(subject.proto)
     graph, wanted = subject.source.proto.graph, subject.class_map
     softmax = any(site.activation != "sigmoid" for site in subject.plan.sites)
     declared = {v.name for v in [*graph.output, *graph.input]}

@@ -43,7 +43,7 @@ def applied_model(
         return proto, Applied()
     applied = apply(proto, plan.edits, source.folder)
     renew_shapes(proto.graph, plan.changed)
-    existing = {p.key: p.value for p in proto.metadata_props}
+    existing = files.metadata_of(proto)
     new = cut_metadata(
         existing, known.classes, wanted, source_sha256=source.sha256, version=__version__,
         fronts=sorted(applied.whole.values()),

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from onnx_headcut.storage.external import External
 
 __all__ = [
-    "Index", "Source", "all_tensors", "captures", "copied", "load", "prepare_output", "save",
-    "subgraphs_of", "to_array", "write_atomically",
+    "Index", "Source", "all_tensors", "captures", "copied", "load", "metadata_of", "prepare_output",
+    "save", "subgraphs_of", "to_array", "write_atomically",
 ]  # fmt: skip
 
 
@@ -201,6 +201,11 @@ def captures(node: onnx.NodeProto) -> list[str]:
             read += [o.name for o in graph.output]
             names += [name for name in read if name and name not in inside]
     return names
+
+
+def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
+    """A model's metadata_props by key."""
+    return {p.key: p.value for p in proto.metadata_props}
 
 
 def copied(proto: onnx.ModelProto) -> onnx.ModelProto:

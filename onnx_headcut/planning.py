@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from onnx_headcut import edits as ed
+from onnx_headcut import model as files
 from onnx_headcut.blending import blended
 from onnx_headcut.classes import ClassMap
 from onnx_headcut.classes.record import fronts_of
@@ -24,7 +25,7 @@ Scores = Literal["renormalized", "exact"]
 
 def applied_to(scores: Scores, merge: Merge | None, wanted: ClassMap, known: Understood) -> ClassMap:
     """``wanted`` to be applied in the heads, or behind the activation."""
-    props = {p.key: p.value for p in known.analysis.source.proto.metadata_props}
+    props = files.metadata_of(known.analysis.source.proto)
     if scores == "renormalized" and fronts_of(props):
         raise UsageError(
             "the model was cut with --scores exact: its heads still hold the classes that went, and "

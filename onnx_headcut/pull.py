@@ -17,6 +17,7 @@ from onnx_headcut.demand import is_fixed
 from onnx_headcut.errors import CallReached, GraphRefused
 from onnx_headcut.front import behind
 from onnx_headcut.labels import NONE, Labels, Site
+from onnx_headcut.model import metadata_of
 from onnx_headcut.plain import simple
 from onnx_headcut.provenance import MOVING, WEIGHTED
 from onnx_headcut.rules import elementwise
@@ -75,7 +76,7 @@ class _Walk:
     def __init__(self, analysis: Analysis) -> None:
         self.scope, self.interpreter = analysis.main, analysis.interpreter
         self.result = Pulled()
-        props = {p.key: p.value for p in analysis.source.proto.metadata_props}
+        props = metadata_of(analysis.source.proto)
         self.picks = fronts_of(props)
         """Where a former cut picks its columns behind whole heads; the others are no background."""
         self.pick: tuple[str, Labels] | None = None

@@ -102,7 +102,7 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
     """Load a model, find its heads and what its columns mean."""
     options = options or Options()
     source = model if isinstance(model, files.Source) else files.load(model)
-    metadata = {p.key: p.value for p in source.proto.metadata_props}
+    metadata = files.metadata_of(source.proto)
     names = find_names(options.labels, metadata)
     rules = extensions.load(options.plugins)
 
@@ -126,7 +126,7 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
 def _understood(analysis: Analysis, options: Options, names: Names | None) -> Understood:
     expected = sum(1 for n in names.entries if n is not None) if names else None
     layout = Layout.parse(options.layout) if options.layout else None
-    record = read_cut_metadata({p.key: p.value for p in analysis.source.proto.metadata_props})
+    record = read_cut_metadata(files.metadata_of(analysis.source.proto))
     try:
         located = locate(analysis, count=expected, heads=options.heads, layout=layout)
         make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))

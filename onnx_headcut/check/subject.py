@@ -50,7 +50,7 @@ class Subject:
     def __init__(self, path: Path, policy: Policy, plugins: Sequence[str] = ()) -> None:
         self.path, self.policy, self.plugins = path, policy, tuple(plugins)
         self.proto = read(path)
-        self.metadata = {p.key: p.value for p in self.proto.metadata_props}
+        self.metadata = files.metadata_of(self.proto)
 
     @cached_property
     def source(self) -> files.Source:

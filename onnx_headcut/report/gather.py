@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from onnx_headcut.classes import ClassMap, read_cut_metadata
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
-from onnx_headcut.model import load
+from onnx_headcut.model import load, metadata_of
 from onnx_headcut.plan import make_plan
 from onnx_headcut.report.page import Material
 from onnx_headcut.understanding import Options, understand
@@ -83,7 +83,7 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
 def _record(cut: Path | onnx.ModelProto) -> CutRecord | None:
     """The cut's own record; None where it has none that can be read."""
     try:
-        return read_cut_metadata({p.key: p.value for p in load(cut, small=True).proto.metadata_props})
+        return read_cut_metadata(metadata_of(load(cut, small=True).proto))
     except HeadcutError:
         return None
 
