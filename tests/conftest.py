@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -125,14 +126,21 @@ def run_cli(
 
 @pytest.fixture
 def run_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
     """The same in this process and in a folder of the test's own: a second quicker each time."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # also for what the test itself does
     monkeypatch.setenv("COLUMNS", "100")
 
-    def run(*arguments: str | Path) -> Done:
-        code = console.run(cli.invoke, [str(argument) for argument in arguments])
-        return Done(code, *capsys.readouterr())
+    def run(*arguments: str | Path, cwd: Path = tmp_path) -> Done:
+        monkeypatch.chdir(cwd)
+        stdout = os.dup(1)  # with --json, the command line does not give it back
+        try:
+            with warnings.catch_warnings():
+                code = console.run(cli.invoke, [str(argument) for argument in arguments])
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+        return Done(code, *capfd.readouterr())
 
     return run

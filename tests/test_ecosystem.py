@@ -13,18 +13,21 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import onnx
 import pytest
 import yaml
-from conftest import run_cli, tiny
+from conftest import Done, run_cli, tiny
 
 from onnx_headcut import cut
 from onnx_headcut.check import policy
 from onnx_headcut.check.catalogue import RULES
 from onnx_headcut.report.schema import document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -142,8 +145,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["cut", "models/coco.onnx", "--keep", "nobody", "--output", "o.onnx"],
     ],
 )
-def test_documents_keep_the_schema(arguments: list[str], folder: Path) -> None:
-    printed = json.loads(run_cli(*arguments, "--json", cwd=folder).out)
+def test_documents_keep_the_schema(
+    arguments: list[str], folder: Path, run_here: Callable[..., Done]
+) -> None:
+    printed = json.loads(run_here(*arguments, "--json", cwd=folder).out)
     jsonschema.Draft202012Validator(document()).validate(printed)
 
 
@@ -160,11 +165,13 @@ def run_pytest(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_fixture_of_the_example_passes_and_fails(folder: Path) -> None:
     [example] = blocks("ecosystem.md", "python")
-    done = run_pytest(folder, example)
-    assert done.returncode == 0, done.stdout
     wrong = example.replace('provider="cpu"', 'keep="cat,fox", provider="cpu"')
-    done = run_pytest(folder, wrong)
+    wrong = re.sub(r"def test_(\w+)", r"def test_wrong_\1", wrong)
+    done = run_pytest(folder, f"{example}\n\n{wrong}")
     assert done.returncode == 1
+    failed = re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE)
+    assert failed
+    assert all(name.startswith("test_wrong_") for name in failed), done.stdout
     assert "failed: " in done.stdout
     assert "Traceback" not in done.stdout
 

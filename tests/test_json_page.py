@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import onnx
 import pytest
-from conftest import run_cli, tiny
+from conftest import Done, tiny
 
+import onnx_headcut as hc
 from onnx_headcut.report.schema import document
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 COMMANDS = {
@@ -34,9 +38,7 @@ OPEN = {"placement", "stages", "example_shapes", "detections"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("json")
     onnx.save(tiny(), folder / "coco.onnx")
-    done = run_cli("cut", "coco.onnx", "--keep", "dog,hen", "--output", "cut.onnx", "--provider",
-                   "cpu", cwd=folder)  # fmt: skip
-    assert done.code == 0, done.err
+    hc.cut(folder / "coco.onnx", "dog,hen", folder / "cut.onnx", validation=False)
     return folder
 
 
@@ -52,8 +54,8 @@ def keys(value: Any, depth: int = 0) -> set[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_key_is_on_the_page(name: str, folder: Path) -> None:
-    printed = json.loads(run_cli(*COMMANDS[name], "--json", cwd=folder).out)
+def test_every_key_is_on_the_page(name: str, folder: Path, run_here: Callable[..., Done]) -> None:
+    printed = json.loads(run_here(*COMMANDS[name], "--json", cwd=folder).out)
     jsonschema.Draft202012Validator(document()).validate(printed)
     told = set(re.findall(r'`"?(\w+)"?`|"(\w+)":', PAGE))
     words = {word for pair in told for word in pair if word}
