@@ -11,6 +11,7 @@ grown model loses beyond that would be the new weights' doing.
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def mean_ap(run: Scores, seeds: Iterable[int]) -> float:
     found: list[list[tuple[float, int, Array]]] = [[] for _ in range(OLD)]
     truth: list[list[Array]] = [[] for _ in range(OLD)]
     for done, seed in enumerate(seeds):
-        image, true_boxes, labels = picture(seed)
+        image, true_boxes, labels = _picture(seed)
         images = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
         some = detections(*run(images), threshold=0.02)[0]
         for c in range(OLD):
@@ -85,6 +86,9 @@ def mean_ap(run: Scores, seeds: Iterable[int]) -> float:
             found[column].append((float(score), done, box))
     pairs = zip(found[1:], truth[1:], strict=True)
     return float(np.nanmean([average_precision(f, t) for f, t in pairs]))
+
+
+_picture = lru_cache(picture)  # drawing one takes longer than a detection in it
 
 
 def grown(spec: str) -> onnx.ModelProto:
