@@ -36,16 +36,8 @@ OTHERWISE: dict[str, str] = {
 }
 """Pairs whose cut computes some output in another way than native: equal by its numbers alone."""
 
-BIG = {
-    "keras_ssd300_loops_op13",
-    "tv_fasterrcnn_mobilenet_full_ts17",
-    "tv_maskrcnn_resnet50_full_ts17",
-    "tv_retinanet_full_any_ts11",
-    "tv_ssd300_full_ts17",
-    "tv_ssd300_softmax_batch_dynamo20",
-}
-"""Of the pairs with more weights than ``SMALL``: those that are run, too; one of each kind."""
 SMALL = 40_000_000
+"""Pairs with fewer bytes of weights are run, too."""
 
 
 def load_pair(name: str) -> tuple[ModelProto, ModelProto]:

@@ -9,6 +9,7 @@ are as good as zero; what that graph finds, with ids translated, is what the cut
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,9 +80,7 @@ class Pattern:
 
     def model(self) -> onnx.ModelProto:
         """The detector, with weights from its seed."""
-        model = from_text(self.text, self.seed)
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        return onnx.ModelProto.FromString(made(self.text, self.seed))
 
     def order(self, keep: Sequence[int]) -> list[int]:
         """Columns of the cut's class axis: the kept ones, and the background at its end."""
@@ -136,6 +135,14 @@ class Pattern:
         return [self.found(outputs)] if self.kind == "rows" else outputs
 
 
+@cache
+def made(text: str, seed: int) -> bytes:
+    """A model from its text, checked."""
+    model = from_text(text, seed)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
 def pictures(count: int = 3, batch: int = 1) -> Iterator[dict[str, Array]]:
     """Inputs."""
     rng = np.random.default_rng(7)
@@ -145,12 +152,17 @@ def pictures(count: int = 3, batch: int = 1) -> Iterator[dict[str, Array]]:
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     """All outputs."""
+    outputs: list[Array] = session(model.SerializeToString()).run(None, feeds)
+    return outputs
+
+
+@lru_cache(maxsize=4)
+def session(model: bytes) -> ort.InferenceSession:
+    """One for all pictures that are shown to a model."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    outputs: list[Array] = session.run(None, feeds)
-    return outputs
+    return ort.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
 def table(outputs: list[Array]) -> Array:

@@ -7,6 +7,7 @@ says about their columns; nothing here asks the program which columns are which.
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,15 +27,19 @@ AT_ONCE = 50
 
 def outputs_of(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Run a model as it stands, without the optimizer."""
+    names = [o.name for o in model.graph.output]
+    result: list[np.ndarray] = session(model.SerializeToString()).run(names, feed)
+    return result
+
+
+@lru_cache(maxsize=2)
+def session(model: bytes) -> onnxruntime.InferenceSession:
+    """One for all runs of a model and of its cut."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    result: list[np.ndarray] = session.run([o.name for o in model.graph.output], feed)
-    return result
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def assert_equal(sample: Sample, cut: onnx.ModelProto, order: Sequence[int]) -> None:
