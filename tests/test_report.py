@@ -77,7 +77,9 @@ def test_a_pass_is_told_as_such() -> None:
 # --------------------------------------------------------------------------------- the commands
 
 
-def test_validate_writes_every_report_of_a_broken_cut(model_path: Path, tmp_path: Path) -> None:
+def test_validate_writes_every_report_of_a_broken_cut(
+    model_path: Path, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
     path = tmp_path / "cut.onnx"
     cut(model_path, "fox,cat", path, validation=False)
     model = onnx.load(path)
@@ -85,7 +87,7 @@ def test_validate_writes_every_report_of_a_broken_cut(model_path: Path, tmp_path
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[::-1].copy(), bias.name))
     onnx.save(model, path)
     files = ("--report", "r.html", "--junit", "j.xml", "--sarif", "s.json", "--github")
-    done = run_cli("validate", model_path, path, *files, "--json", cwd=tmp_path)
+    done = run_here("validate", model_path, path, *files, "--json")
     assert done.code == 1
     assert json.loads(done.out)["validation"]["status"] == "failed"
     assert "::error file=cut.onnx,title=onnx-headcut equal::" in done.err
