@@ -20,23 +20,20 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent.parent / "models" / "exported"))
 import skeleton
 
-NAMES = (
-    "tv_ssd300_softmax_any_ts17", "tv_ssdlite320_softmax_dynamo18", "tv_ssdlite320_logits_ts17",
-    "keras_ssd300_training_op13", "mlperf_ssd_dense_dynamo18", "tv_ssdlite320_full_ts17",
-)  # fmt: skip
+LEAST = 2  # turns, however long one takes
 
 
-def latencies(turns: int) -> list[tuple[str, ...]]:
-    """Time each pair; one row a pair, in ms, the best of ``turns`` runs in random turns."""
+def latencies(seconds: float) -> list[tuple[str, ...]]:
+    """Time each pair for about ``seconds``; one row a pair, in ms, the best of runs in random turns."""
     rows = []
-    for name in NAMES:
-        pair = next(p for p in skeleton.pairs() if p["name"] == name)
+    for pair in skeleton.pairs():
+        name = pair["name"]
         many, native = skeleton.load_pair(name)
-        cut = hc.cut(many, pair["keep"], background=_background(pair), validation=False).model
+        cut = hc.cut(many, pair["keep"], validation=False, **told(pair)).model
         models = {"original": many, "cut": cut, "native": native}
         if pair["kind"] == "raw":
             models["gather"] = gathered(many, pair)
-        best = in_turns({k: session(m) for k, m in models.items()}, feed(pair), turns)
+        best = in_turns({k: session(m) for k, m in models.items()}, feed(pair), seconds)
         rows.append((
             name, *(f"{best[k]:.2f}" for k in ("original", "cut", "native")),
             f"{best['gather']:.2f}" if "gather" in best else "",
@@ -45,9 +42,11 @@ def latencies(turns: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _background(pair: skeleton.Pair) -> str | int:
-    background = pair["background"]
-    return "none" if background is None else background
+def told(pair: skeleton.Pair) -> dict[str, Any]:
+    """Give what the command line is told of a pair as keywords of `onnx_headcut.cut`."""
+    words = iter(pair["args"])
+    background = "none" if pair["background"] is None else pair["background"]
+    return {"background": background, **{w.removeprefix("--"): next(words) for w in words}}
 
 
 def session(model: onnx.ModelProto) -> Any:
@@ -70,9 +69,9 @@ def feed(pair: skeleton.Pair) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def in_turns(
-    sessions: dict[str, Any], inputs: dict[str, Any], turns: int
+    sessions: dict[str, Any], inputs: dict[str, Any], seconds: float
 ) -> dict[str, float]:
-    """Run all in random order; gives the least ms of each."""
+    """Run all in random order, twice at least; gives the least ms of each."""
     runs: dict[str, Callable[[], Any]] = {
         name: (lambda s=s: s.run(None, inputs)) for name, s in sessions.items()
     }
@@ -80,7 +79,9 @@ def in_turns(
     for run in runs.values():
         run()
     chance = random.Random(0)  # noqa: S311
-    for _ in range(turns):
+    end, turns = time.perf_counter() + seconds, 0
+    while turns < LEAST or time.perf_counter() < end:
+        turns += 1
         for name in chance.sample(sorted(runs), len(runs)):
             start = time.perf_counter()
             runs[name]()

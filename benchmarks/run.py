@@ -269,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--only", default="files,peers,recipe,help,latency")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=10, help="for each pair's latency")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     options = parser.parse_args()
     head = ("what", "by", "seconds", "relative", "peak MB", "relative")
@@ -284,7 +285,7 @@ def main() -> None:
         "latency": lambda _: table(
             "Latency, one thread on the CPU (ms; a ratio is to the original)",
             ("pair", "original", "cut", "native", "original + Gather", "cut : original",
-             "cut : native"), latencies(options.turns * 5)),
+             "cut : native"), latencies(options.seconds)),
     }  # fmt: skip
     results = HERE / "parts"
     results.mkdir(exist_ok=True)
