@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from copy import copy as shallow
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -176,10 +177,10 @@ def site_feed(
     Returns float32 factors and addends that broadcast to ``shape``; positions without a class
     keep their values.
     """
-    ids = np.array(site.ids)
+    ids, times = _numbered(site.ids)
     axis = site.axis % len(shape)
     classes = ids != NONE
-    occurrence = np.minimum(occurrences(site.ids), pattern.shape[1] - 1)
+    occurrence = np.minimum(times, pattern.shape[1] - 1)
     laid = np.where(classes, pattern[:, occurrence, np.maximum(ids, 0)], 0).astype(np.float32)
     others = [size for at, size in enumerate(shape) if at != axis]
     sizes = others if pattern.shape[0] > 1 else [1] * len(others)
@@ -191,7 +192,16 @@ def site_feed(
     return multiply, np.ascontiguousarray(add)
 
 
-def occurrences(ids: Sequence[int]) -> npt.NDArray[np.int64]:
+@lru_cache(maxsize=16)
+def _numbered(ids: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Labels and their occurrences, counted once for all the runs of a site."""
+    labels = np.array(ids, np.int64)
+    times = occurrences(labels)
+    labels.flags.writeable = times.flags.writeable = False
+    return labels, times
+
+
+def occurrences(ids: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Count, for each position, how often its label came before: ``[3, 5, 3] -> [0, 0, 1]``."""
     if len(ids) == 0:
         return np.zeros(0, np.int64)
