@@ -7,6 +7,7 @@ implementation for values. Nothing here knows about classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def of_tensor(tensor: onnx.TensorProto) -> Fact:
     """The fact of an initializer; its value only where it is small and stored in the model."""
     shape = tuple(tensor.dims)
     external = tensor.data_location == onnx.TensorProto.EXTERNAL
-    small = 0 <= int(np.prod(shape, dtype=np.float64)) <= VALUE_LIMIT // 16
+    small = 0 <= math.prod(shape) <= VALUE_LIMIT // 16
     value = numpy_helper.to_array(tensor) if small and not external else None
     return Fact(shape, tensor.data_type, value)
 
@@ -274,7 +275,7 @@ class Interpreter:
         if any(n and f.value is None for n, f in zip(node.input, inputs, strict=True)):
             return False
         # the declared output must be small: a ConstantOfShape may claim billions of elements
-        sizes = [np.prod(f.static, dtype=np.float64) if f.static is not None else None
+        sizes = [math.prod(f.static) if f.static is not None else None
                  for f in outputs]  # fmt: skip
         return all(s is not None and s <= VALUE_LIMIT for s in sizes) or (
             all(f.value is not None and f.value.size <= 64 for f in inputs)

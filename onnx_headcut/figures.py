@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from onnx import helper
 
 from onnx_headcut.facts import Fact, attributes
@@ -126,7 +126,7 @@ def _head(scope: Scope, i: int, labels: Labels) -> Head:
     shape = fact.static or ()
     present = labels.ids[labels.ids >= 0]
     bias = scope.old(bias_name).static if bias_name else None
-    parameters = int(np.prod(shape)) + (int(np.prod(bias)) if bias else 0)
+    parameters = int(math.prod(shape)) + (int(math.prod(bias)) if bias else 0)
     classes = len(set(present.tolist()))
     return Head(
         node.name or node.output[0],
@@ -159,11 +159,11 @@ def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
     if out is None or weight is None or data is None:
         return 0
     if node.op_type == "Conv":
-        return int(np.prod(out)) * int(np.prod(weight[1:]))
+        return int(math.prod(out)) * int(math.prod(weight[1:]))
     if node.op_type == "ConvTranspose":
-        return int(np.prod(data)) * int(np.prod(weight[1:]))
+        return int(math.prod(data)) * int(math.prod(weight[1:]))
     inner = data[0] if attributes(node).get("transA", 0) else data[-1]
-    return int(np.prod(out)) * inner
+    return int(math.prod(out)) * inner
 
 
 def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = None) -> Figures:
@@ -182,7 +182,7 @@ def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = 
     return Figures(
         heads=len(located.heads),
         channels=channels,
-        parameters=sum(int(np.prod(t.dims)) for t in all_tensors(proto) if len(t.dims)),
+        parameters=sum(math.prod(t.dims) for t in all_tensors(proto) if len(t.dims)),
         macs=sum(node_macs(n, fact) for n in proto.graph.node),
         nodes=sum(1 for n in proto.graph.node if n.op_type != "Constant"),
         bytes=size(proto),

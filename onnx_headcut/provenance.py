@@ -9,6 +9,7 @@ and names of nodes play no part.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ class Leaf:
     @property
     def places(self) -> int:
         """Number of elements of one channel."""
-        return int(np.prod(self.shape)) // max(self.shape[self.axis], 1)
+        return math.prod(self.shape) // max(self.shape[self.axis], 1)
 
     def numbers(self, bits: int, dtype: type[np.integer[Any]]) -> Array:
         """Number every element: its place (unique among all heads), then ``bits`` for its channel."""
@@ -305,7 +306,7 @@ class Flow:
         for name in node.input:
             if name not in self.origins and not self._is_per_channel(name, found[0].numbers):
                 step = f"{node.op_type}*"  # joined with something that differs from place to place
-        whole = [o for o in found if o.numbers.size == int(np.prod(shape))]
+        whole = [o for o in found if o.numbers.size == math.prod(shape)]
         if not whole:
             return Origin(np.full(shape, MIXED, np.int32), 0)
         first = whole[0].numbers.reshape(shape)
@@ -337,7 +338,7 @@ class Flow:
             return self._is_stored(name)
         shapes = [self.scope.old(n).static for n in maker.input]
         return all(
-            self._is_stored(n) or (shape is not None and int(np.prod(shape)) == 1)
+            self._is_stored(n) or (shape is not None and math.prod(shape) == 1)
             for n, shape in zip(maker.input, shapes, strict=True)
         )
 

@@ -7,6 +7,7 @@ and each element takes its label from where it ended up. It stops at nodes with 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,7 @@ class _Walk:
         if shape is None:
             self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
             return
-        numbers = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
+        numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
         rest = [self.scope.old(n).value for n in node.input[1:]]
         if any(v is None and name for v, name in zip(rest, node.input[1:], strict=True)):
             self._refuse(node, "it moves class scores by what it finds in the picture")

@@ -9,6 +9,7 @@ themselves decide whether that was right.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def movement(view: View) -> Outcome:
         view.refuse("its indices or sizes depend on classes")
     labels = view.labels(0)
     shape = view.shape(0)
-    numbers = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
+    numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     before = run(view, view.node, [f.value for f in view.old], numbers)
     marks = [mark_of(view, o, labels, shape) for o in before]
     wanted = [kept(view, o, m, numbers.size) for o, m in zip(before, marks, strict=True)]
@@ -274,7 +275,7 @@ def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | No
         return
     new = []
     for o, mark in zip(before, marks, strict=True):
-        left = kept(view, o, mark, int(np.prod(view.shape(0))))
+        left = kept(view, o, mark, math.prod(view.shape(0)))
         new.append(0 if left is None else left.shape[axis])
     if 0 in new:
         return
