@@ -341,7 +341,9 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("accident", "code"),
     [
-        ("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 2),
+        # Python would write bytecode up to that size, and never notice that some is missing
+        ("import resource, sys; sys.dont_write_bytecode = True; "
+         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 2),
         ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGINT)", 130),
         ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM)", 143),
     ],

@@ -475,9 +475,13 @@ sys.stdout.write("x"); sys.stdout.flush()
 
 
 def full_disk(code: str) -> str:
-    """Python that bounds the size of files, so that writing fails as on a full disk."""
+    """Python that bounds the size of files, so that writing fails as on a full disk.
+
+    It writes no bytecode meanwhile: Python would not notice that some is missing, and read it later.
+    """
     return f"""
-import resource, signal
+import resource, signal, sys
+sys.dont_write_bytecode = True
 resource.setrlimit(resource.RLIMIT_FSIZE, ({code}, {code}))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 """
@@ -519,6 +523,7 @@ def test_without_nameless_files_a_hidden_one_is_removed(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "O_TMPFILE")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     path = saved(heavy(), tmp_path / "a.onnx")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
