@@ -337,13 +337,15 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(
     assert done.err.startswith("error: ")
 
 
+NO_BYTECODE = "import sys; sys.dont_write_bytecode = True"
+"""For a process with a bound on files: Python would cut bytecode off there, and never notice."""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="limits and signals of POSIX")
 @pytest.mark.parametrize(
     ("accident", "code"),
     [
-        # Python would write bytecode up to that size, and never notice that some is missing
-        ("import resource, sys; sys.dont_write_bytecode = True; "
-         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 2),
+        (f"{NO_BYTECODE}; import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))", 2),
         ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGINT)", 130),
         ("import os, signal; os.fsync = lambda _: os.kill(os.getpid(), signal.SIGTERM)", 143),
     ],
