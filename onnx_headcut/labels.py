@@ -213,15 +213,22 @@ class Whole(Mark):
 class Rows(Mark):
     """Depends on several classes' scores along no static axis; fewer rows need no edit.
 
-    ``apart`` says that class numbers themselves entered the values (boxes moved apart by
-    label x extent for a batched NMS): they may only be compared with one another. ``stacked``: a
-    loop over classes put them side by side, so that their places know the classes; ``places``:
-    the values are such places, and may only pick rows out of what was stacked.
+    ``apart`` names the tensor in which class numbers entered the values (boxes moved apart by
+    label x extent for a batched NMS): they may only be compared with one another. ``paired``: class
+    numbers entered by their differences alone, from one row to another. ``stacked``: a loop over
+    classes put them side by side, so that their places know the classes; ``places``: the values
+    are such places, and may only pick rows out of what was stacked.
     """
 
-    apart: bool = False
+    apart: str = ""
     stacked: bool = False
     places: bool = False
+    paired: bool = False
+
+    @property
+    def numbered(self) -> bool:
+        """Whether class numbers entered the values."""
+        return bool(self.apart) or self.paired
 
 
 @dataclass(frozen=True)

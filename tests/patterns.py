@@ -566,6 +566,125 @@ def nms_batched_trick() -> Pattern:
     return Pattern(graph(OUTPUTS, weights, body), heads, some=4)
 
 
+def written_out(overlap: str, table: str, more: str = "") -> Pattern:
+    """NonMaxSuppression as arithmetic: ``overlap`` of every pair of boxes, the best score first.
+
+    ``ids`` [n] are the boxes' best classes, ``own`` [n, 4] their rectangles, ``moved`` [n, 4] the
+    same, their centres or corners moved apart by class (``table`` says which columns).
+    """
+    weights, body, heads = front()
+    body += FLAT
+    body += """
+      objects = Slice (table, c1, beyond, c1)
+      values_all = ReduceMax <axes = [1], keepdims = 0> (objects)
+      which = ArgMax <axis = 1, keepdims = 0> (objects)
+      values, best = TopK (values_all, all)
+      zero_based = Gather <axis = 0> (which, best)
+      ids = Add (zero_based, one)
+      own = Gather <axis = 0> (rect, best)
+      id_col = Unsqueeze (zero_based, c1)
+      ids_float = Cast <to = 1> (id_col)
+      shift = Mul (ids_float, hundred)"""
+    body += table + overlap
+    body += """
+      above = Trilu <upper = 1> (near, one)
+      hidden = Greater (above, limit)
+      hidden_int = Cast <to = 7> (hidden)
+      times = ReduceSum <keepdims = 0> (hidden_int, c0)
+      alone = Equal (times, zero)
+      spots = NonZero (alone)
+      kept = Squeeze (spots, c0)
+      labels = Gather <axis = 0> (ids, kept)
+      scores = Gather <axis = 0> (values, kept)
+      boxes = Gather <axis = 0> (own, kept)"""
+    weights += LIMITS + (
+        ", int64[1] beyond = {9223372036854775807}, int64 zero = {0}, float hundred = {100}, "
+        "int64[1] all = {16}, float limit = {0.3}"
+    )
+    return Pattern(graph(OUTPUTS, weights + more, body), heads, some=3)
+
+
+@pattern
+def nms_of_rotated_boxes_written_out() -> Pattern:
+    """Centres moved apart by class, every pair's likeness in arithmetic, Trilu and a threshold"""
+    return written_out(
+        """
+      u, v, w, h = Split <axis = 1> (moved)
+      u_row = Transpose <perm = [1, 0]> (u)
+      v_row = Transpose <perm = [1, 0]> (v)
+      dx = Sub (u, u_row)
+      dy = Sub (v, v_row)
+      dx2 = Mul (dx, dx)
+      dy2 = Mul (dy, dy)
+      far = Add (dx2, dy2)
+      ww = Mul (w, w)
+      hh = Mul (h, h)
+      spread = Add (ww, hh)
+      spread_row = Transpose <perm = [1, 0]> (spread)
+      spreads = Add (spread, spread_row)
+      some = Add (spreads, limit)
+      ratio = Div (far, some)
+      less = Neg (ratio)
+      near = Exp (less)""",
+        """
+      centres = Slice (own, c0, c2, c1)
+      extents = Slice (own, c2, beyond, c1)
+      moved_centres = Add (centres, shift)
+      moved = Concat <axis = 1> (moved_centres, extents)""",
+    )
+
+
+@pattern
+def nms_of_corners_written_out() -> Pattern:
+    """Corners moved apart by class, intersections of every pair by Max and Min (fast NMS)"""
+    return written_out(
+        """
+      rows = Unsqueeze (moved, c1)
+      columns = Unsqueeze (moved, c0)
+      from_row = Slice (rows, c0, c2, c2)
+      from_column = Slice (columns, c0, c2, c2)
+      to_row = Slice (rows, c2, beyond, c2)
+      to_column = Slice (columns, c2, beyond, c2)
+      from = Max (from_row, from_column)
+      to = Min (to_row, to_column)
+      sides = Sub (to, from)
+      common = Relu (sides)
+      shared = ReduceMin <axes = [2], keepdims = 0> (common)
+      own_sides = Sub (to_row, from_row)
+      own_side = ReduceMax <axes = [2], keepdims = 0> (own_sides)
+      near = Div (shared, own_side)""",
+        """
+      corner = Slice (own, c0, c2, c1)
+      extents = Slice (own, c2, beyond, c1)
+      wide = Abs (extents)
+      opposite = Add (corner, wide)
+      corners = Concat <axis = 1> (corner, opposite)
+      moved = Add (corners, shift)""",
+    )
+
+
+@pattern
+def nms_written_out_within_a_class() -> Pattern:
+    """Likeness of every pair of boxes, counted where an Equal says that they are of one class"""
+    return written_out(
+        """
+      rows = Unsqueeze (moved, c1)
+      columns = Unsqueeze (moved, c0)
+      apart = Sub (rows, columns)
+      wide = Abs (apart)
+      widest = ReduceMax <axes = [2], keepdims = 0> (wide)
+      closer = Neg (widest)
+      like = Exp (closer)
+      id_row = Unsqueeze (ids, c0)
+      own_ids = Unsqueeze (ids, c1)
+      same = Equal (own_ids, id_row)
+      same_float = Cast <to = 1> (same)
+      near = Mul (like, same_float)""",
+        """
+      moved = Identity (own)""",
+    )
+
+
 @pattern
 def nms_class_agnostic() -> Pattern:
     """One NonMaxSuppression for all classes, over each box's best score"""

@@ -187,6 +187,12 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
     "a cap is smaller": ("nms_with_total_cap", Reads("limit", 1, to(3))),
     "classes are not moved apart": ("nms_batched_trick", Ignores("moved", 1)),
+    "centres are not moved apart": ("nms_of_rotated_boxes_written_out", Ignores("moved_centres", 1)),
+    "corners are not moved apart": ("nms_of_corners_written_out", Ignores("moved", 1)),
+    "boxes of two classes hide one another": (
+        "nms_written_out_within_a_class",
+        Reads("hidden", 1, to(-1)),
+    ),
     "the best of all columns, background included": (
         "nms_class_agnostic",
         Reads("objects", 1, to(0)),

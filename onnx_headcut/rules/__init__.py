@@ -28,6 +28,7 @@ from onnx_headcut.rules import (
     elementwise,
     indexing,
     iterated,
+    moved,
     movement,
     plugins,
     quantized,
@@ -52,12 +53,6 @@ RULES: dict[str, Callable[[View], Outcome]] = {
     **indexing.RULES,
     **detections.RULES,
 }
-
-APART = frozenset(
-    {*elementwise.UNARY, *elementwise.BROADCASTING, *movement.RULES, "GatherND", "GatherElements",
-     "ReduceMax", "ReduceMin"}
-)  # fmt: skip
-"""Ops that boxes moved apart by their class may pass on the way to their NonMaxSuppression."""
 
 
 def outcome(view: View, head: Labels | None) -> Outcome:
@@ -113,7 +108,7 @@ def told(view: View) -> Outcome:
         return Outcome([marks[0]] * len(view.node.output))
     if view.op == "Concat" and any(isinstance(m, Whole) for m in marks):
         return branches.join(view)
-    return rows(view)
+    return moved.rows(view)
 
 
 def advice(view: View) -> str:
@@ -121,20 +116,3 @@ def advice(view: View) -> str:
     if view.node.domain not in STANDARD_DOMAINS:
         return f"{GENERIC_ADVICE}; or give a rule for {view.op} with --plugin (docs/rules.md)"
     return GENERIC_ADVICE
-
-
-def rows(view: View) -> Outcome:
-    """Detections as they were found: any op may take them, and fewer of them need no edit."""
-    for mark, name in zip(view.marks, view.node.input, strict=True):
-        if isinstance(mark, Whole) and mark.cls not in view.sel.column:
-            view.refuse(f"its input {name!r} belongs to class {mark.cls}, which goes, and is mixed "
-                        "with others here in a way that cannot be undone")  # fmt: skip
-    apart = any(isinstance(m, Rows) and m.apart for m in view.marks)
-    if view.op == "Gather" and isinstance(view.marks[1], Rows) and view.marks[1].apart:
-        indexing.flat_demand(view)
-    if apart and view.op in {"NonMaxSuppression", "Shape", "Size"}:
-        apart = False
-    elif apart and view.op not in APART:
-        view.refuse("values that class numbers were added to reach it; only NonMaxSuppression may "
-                    "use such values, since it compares them with one another")  # fmt: skip
-    return Outcome(stacked.outputs(view, apart=apart))

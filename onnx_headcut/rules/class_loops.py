@@ -114,7 +114,7 @@ def stack(fact: Fact, mark: Mark | None, axis: int, ids: Ints, *, plain: bool) -
         return replace(mark, direct=False)
     if isinstance(mark, Columns):
         return shifted(mark, axis)
-    if plain and fact.shape is not None and not (isinstance(mark, Rows) and mark.apart):
+    if plain and fact.shape is not None and not (isinstance(mark, Rows) and mark.numbered):
         return Labels(axis, ids)
     return joined([mark, Rows(stacked=True)])
 

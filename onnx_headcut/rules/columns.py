@@ -12,6 +12,7 @@ from onnx_headcut.rules import movement
 from onnx_headcut.rules.deciding import decide, is_free
 from onnx_headcut.rules.indexing import ids_along
 from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
+from onnx_headcut.rules.moved import plainly
 from onnx_headcut.rules.options import period_of
 from onnx_headcut.trace import Outcome
 
@@ -23,10 +24,28 @@ if TYPE_CHECKING:
     from onnx_headcut.trace import View
 
 
+KEEPING = frozenset({"Gather", "Slice", "Cast", "Identity", "Shape", "Size", *movement.RULES})
+"""Ops behind which columns are still columns."""
+
+
+def numbered(mark: Mark | None) -> bool:
+    """Whether class numbers are in a column, as they are or in what was computed."""
+    return isinstance(mark, Lookup) or (isinstance(mark, Rows) and mark.numbered)
+
+
+def says(mark: Mark | None) -> bool:
+    """Whether a tensor holds class numbers as they are, in a column or everywhere."""
+    return isinstance(mark, Lookup) or (
+        isinstance(mark, Columns) and any(isinstance(m, Lookup) for m in mark.marks)
+    )
+
+
 def columns(view: View) -> Outcome:
     """Ops on a tensor whose columns have marks of their own."""
     if view.op == "Concat":
         return join_columns(view)
+    if not (view.op in KEEPING or any(says(m) for m in view.marks)):
+        return plainly(view)
     if view.op in {"Gather", "GatherND", "GatherElements"} and isinstance(view.marks[1], Columns):
         return by_columns(view)
     if view.op == "ScatterND" and isinstance(view.marks[2], Columns) and view.marks[1] is None:
@@ -142,7 +161,7 @@ def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
     along = np.moveaxis(numbers, axes[0], 0).reshape(numbers.shape[axes[0]], -1)[:, 0]
     marks = tuple(mark.marks[int(k)] for k in along)
     # without its column of class numbers a table is rows like any others
-    return Columns(axes[0], marks) if any(isinstance(m, Lookup) for m in marks) else Rows()
+    return Columns(axes[0], marks) if any(map(numbered, marks)) else Rows()
 
 
 def write_rows(view: View, rows: Columns) -> Outcome:

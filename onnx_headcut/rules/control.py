@@ -27,7 +27,7 @@ def control(view: View) -> Outcome:
     seen = [m for m in [*view.marks, *captured(view)] if m is not None]
     if all(isinstance(m, Whole) and m == seen[0] for m in seen):
         return Outcome([seen[0]] * len(view.node.output))
-    if all(isinstance(m, Rows) and not m.apart and not m.places for m in seen):
+    if all(isinstance(m, Rows) and not m.numbered and not m.places for m in seen):
         return Outcome([joined(seen)] * len(view.node.output))
     return branch(view) if view.op == "If" else Outcome(iterate(view))
 

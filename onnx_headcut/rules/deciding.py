@@ -48,7 +48,7 @@ def decide_output(view: View, name: str, mark: Mark | None) -> None:
                 view.trace.said[name, k] = (column, decide(view, column, {"ids", "free"}))
             else:
                 decide_output(view, name, column)
-    elif isinstance(mark, Rows) and mark.apart:
+    elif isinstance(mark, Rows) and mark.numbered:
         view.refuse("a graph output holds values that class numbers were added to")
     elif isinstance(mark, Rows) and mark.places:
         view.refuse("a graph output says places among rows that a loop over classes stacked")

@@ -130,7 +130,7 @@ def broadcasting(view: View) -> Outcome:
         if other is not None:
             # what was found for a whole box (a quality score, a mask) is stretched over its classes
             stretched = own < 0 or (view.old[i].shape or ())[own] == 1
-            if not isinstance(other, Rows) or other.apart or not stretched:
+            if not isinstance(other, Rows) or other.numbered or not stretched:
                 view.refuse(f"its input {name!r} depends on classes in another way than the others")
             continue
         edits += shorten(view, i, own, len(ids), take)

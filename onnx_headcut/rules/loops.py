@@ -51,7 +51,7 @@ def control_by(view: View, slot: int, what: str) -> None:
             view.refuse(f"{what} depends on the class of the iteration around it")
     elif isinstance(mark, Whole) and view.op == "If":
         return
-    elif mark is not None and not (isinstance(mark, Rows) and not mark.places and not mark.apart):
+    elif mark is not None and not (isinstance(mark, Rows) and not mark.places and not mark.numbered):
         view.refuse(f"{what} depends on single classes")
 
 

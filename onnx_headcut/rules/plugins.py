@@ -143,7 +143,7 @@ def background(
 def shared(view: View, slot: int) -> None:
     """Boxes that all classes share: nothing in them may know the classes."""
     mark = view.marks[slot]
-    if mark is not None and (not isinstance(mark, Rows) or mark.apart):
+    if mark is not None and (not isinstance(mark, Rows) or mark.numbered):
         view.refuse(
             "its boxes depend on classes, though all classes share them",
             "export with boxes of their own for each class, or report the exporter",

@@ -38,7 +38,12 @@ MIXING = frozenset(
 def joined(marks: Iterable[Mark | None]) -> Rows:
     """What is computed from several values, of which some are rows."""
     rows = [m for m in marks if isinstance(m, Rows)]
-    return Rows(any(m.apart for m in rows), any(m.stacked for m in rows), any(m.places for m in rows))
+    return Rows(
+        " ".join(sorted({m.apart for m in rows if m.apart})),
+        stacked=any(m.stacked for m in rows),
+        places=any(m.places for m in rows),
+        paired=any(m.paired for m in rows),
+    )
 
 
 def check_places(view: View) -> None:
@@ -61,17 +66,17 @@ def check_places(view: View) -> None:
     )
 
 
-def outputs(view: View, *, apart: bool) -> list[Rows]:
-    """Marks of an op on rows."""
+def outputs(view: View) -> list[Rows]:
+    """Marks of an op on rows, but for class numbers that entered them (`moved`)."""
     found = joined(view.marks)
     if view.op in {"Shape", "Size"}:
         return [Rows()] * len(view.node.output)
     places = found.places and not (view.op in PICKING and not _says_places(view.marks[0]))
-    mark = Rows(apart, found.stacked, places)
+    mark = Rows(stacked=found.stacked, places=places)
     if not found.stacked or view.op not in PLACING:
         return [mark] * len(view.node.output)
     first = PLACING[view.op]
-    return [Rows(apart, stacked=True, places=k >= first) for k in range(len(view.node.output))]
+    return [Rows(stacked=True, places=k >= first) for k in range(len(view.node.output))]
 
 
 def _says_places(mark: Mark | None) -> bool:

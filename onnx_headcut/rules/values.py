@@ -19,6 +19,7 @@ from onnx_headcut.rules.deciding import commit, decide, is_free, possible
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.rules.joining import concat, filled, picked, scatter, where
 from onnx_headcut.rules.options import constant_choices, merge_options, prune
+from onnx_headcut.rules.stacked import joined
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def elementwise(view: View) -> Outcome:
     first = lookups[0][1]
     if view.op == "Where" and isinstance(view.marks[0], Rows | None):
         return where(view, [i for i, _ in lookups])
+    if len(lookups) == 2 and crossed(view):
+        return pairs(view)
     if any(view.marks[i] is not None or not _scalar(view, i) for i in others) or any(
         not aligned(first, m) for _, m in lookups[1:]
     ):
@@ -146,7 +149,7 @@ def mixed(view: View) -> Outcome:
     if all(any(is_free(m, o) and possible(view, o) for o in m.options) for m in lookups):
         for lookup in lookups:
             decide(view, lookup, {"free"})
-        return Outcome([Rows(any(isinstance(m, Rows) and m.apart for m in view.marks))])
+        return Outcome([joined(view.marks)])
     if view.op not in {"Add", "Mul", "Sub"}:
         view.refuse("class numbers are combined here with values that are not known")
     if view.old[0].elem_type in FLOATS:
@@ -157,7 +160,36 @@ def mixed(view: View) -> Outcome:
                             "are not known, and would no longer keep classes apart")  # fmt: skip
                 raise AssertionError  # pragma: no cover  refuse() does not return
             commit(view, option)
-    return Outcome([Rows(apart=True)])
+    return Outcome([Rows(apart=view.node.output[0])])
+
+
+def crossed(view: View) -> bool:
+    """Whether two inputs are stretched over one another: each row meets every other."""
+    a, b = (f.shape for f in view.old[:2])
+    if a is None or b is None or len(view.old) > 2:
+        return False
+    met = list(zip(a[::-1], b[::-1], strict=False))
+    return any(m == 1 != n for m, n in met) and any(n == 1 != m for m, n in met)
+
+
+def pairs(view: View) -> Outcome:
+    """Class numbers of every row against those of every other: alike or not, or how far apart."""
+    lookups = [m for m in view.marks if isinstance(m, Lookup)]
+    free = [[o for o in m.options if is_free(m, o) and possible(view, o)] for m in lookups]
+    if all(free):
+        for options in free:
+            commit(view, options[0])
+        return Outcome([Rows()])
+    if view.op not in {"Equal", "Sub"}:
+        view.refuse("class numbers of different rows are compared here by more than their being alike")
+    for lookup in lookups:
+        option = next((o for o in lookup.options if keeps_apart(view, lookup, o)
+                       and possible(view, o)), None)  # fmt: skip
+        if option is None:
+            view.refuse("class numbers are compared here in a way that would not keep classes apart")
+            raise AssertionError  # pragma: no cover
+        commit(view, option)
+    return Outcome([Rows(paired=view.op == "Sub")])
 
 
 def keeps_apart(view: View, lookup: Lookup, option: Option) -> bool:
