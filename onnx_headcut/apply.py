@@ -45,7 +45,7 @@ class Applied:
     """Initializers with new values, as opposed to selections of the original's."""
     declared: set[str] = field(default_factory=set)
     """Values in bodies that are declared anew."""
-    mixed: dict[str, tuple[str | None, ed.Blend | ed.Begin]] = field(default_factory=dict)
+    mixed: dict[str, tuple[str | None, ed.Mixed]] = field(default_factory=dict)
     """Initializers that a class map made: the tensor that they were made of, and how."""
     whole: dict[str, str] = field(default_factory=dict)
     """New names of scores that were left whole, and the old ones, which the picked columns have."""
@@ -90,7 +90,7 @@ class _Writer:
             self.done.nodes.add(node.output[0])
         if isinstance(edit, ed.Select):
             self._select(edit, node)
-        elif isinstance(edit, ed.GatherInput | ed.CopyInput):
+        elif isinstance(edit, ed.GatherInput | ed.CopyInput | ed.BeginBehind):
             self._insert(edit, graph, node)
         elif isinstance(edit, ed.Replace):
             while len(node.input) <= edit.input:
@@ -111,13 +111,16 @@ class _Writer:
             self._map_scores(edit, graph, node)
 
     def _insert(
-        self, edit: ed.GatherInput | ed.CopyInput, graph: onnx.GraphProto, node: onnx.NodeProto
-    ) -> None:
-        """An input that comes from nodes of its own."""
+        self, edit: ed.GatherInput | ed.CopyInput | ed.BeginBehind, graph: onnx.GraphProto,
+        node: onnx.NodeProto,
+    ) -> None:  # fmt: skip
+        """An input that comes from nodes of its own, or a bias in a node behind."""
         if isinstance(edit, ed.GatherInput):
             self._gather(edit, graph, node)
-        else:
+        elif isinstance(edit, ed.CopyInput):
             self._copy(edit, graph, node)
+        else:
+            self._begin_behind(edit, graph, node)
 
     def _select(self, edit: ed.Select, node: onnx.NodeProto) -> None:
         name = node.input[edit.input]
@@ -131,7 +134,7 @@ class _Writer:
                 advice="no cut can mend that: export the model again from a sound checkpoint",
             )
         if isinstance(edit, ed.Blend):
-            value = edit.of(stored, tensor.name)
+            value = edit.of(stored, tensor.name or name)
         else:
             value = stored.take(edit.take, edit.axis)
         node.input[edit.input] = made = self._constant(name, value, like=tensor)
@@ -172,6 +175,16 @@ class _Writer:
         elif edit.merge == "sum":
             self._append("Sum", parts, edit.value)
         self.done.nodes = claimed  # without them, and by its old name, all is what it was
+
+    def _begin_behind(self, edit: ed.BeginBehind, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+        """The node's result gets another name, and the sum with the bias takes the old one."""
+        out = node.output[0]
+        node.output[0] = bare = self._fresh(f"{out}_bare")
+        self.done.nodes |= {bare, out}
+        bias = self._constant(f"{out}_bias", edit.value, rewritten=True)
+        self.done.mixed[bias] = None, edit
+        self.after = (graph, edit.place[-1] + 1)
+        self._append("Add", [bare, bias], out)
 
     def _copy(self, edit: ed.CopyInput, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         """Copies of the nodes that put a shape together, once for all that want it alike."""

@@ -8,6 +8,7 @@ weights are read only when they are applied.
 
 Between a head and the tensor in which its scores are activated nothing may stand but movement and
 biases: a sum of rows is the sum of scores only where the way is linear and the same for each class.
+What is added to all classes alike, a new one's bias makes up for where no background is moved along.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ FLOATS = frozenset({1, 10, 11, 16})
 EXACT = (
     "say --scores exact: the map is then applied to the scores behind the activation, and the "
     "head stays as it is"
+)
+
+WAY_OUT = "leave --fit-background away, or keep all scores as they are with --scores exact"
+
+_INTEGERS = "its weights are integers, of which only rows can be picked"
+
+NEEDED = (
+    "leave the new classes away: they need weights of their own, in a head that is stored as floats "
+    "with nothing but biases behind it (onnxslim folds more of them into it)"
 )
 
 
@@ -148,6 +158,8 @@ class _Head:
     ) -> None:
         self.scope, self.map, self.edits = analysis.main, class_map, edits
         self.place, self.node = node, analysis.main.graph.node[node]
+        self.alike: list[tuple[onnx.NodeProto, str]] = []
+        """What is added to all classes of a box alike: where, and which value."""
         self.sites = {site.value for site in located.sites}
         self.softmax = located.activation == "softmax" or (
             located.activation == "none" and class_map.background is not None
@@ -158,17 +170,18 @@ class _Head:
         """Make the edits of this head's tensors say the map's values."""
         form = plain(self.node)
         if form is not None and (form.activation or "Fused" not in self.node.op_type):
-            self._refuse(self.node, "it computes with integers, or activates what it computes", EXACT)
+            self._refuse(self.node, "it computes with integers, or activates what it computes")
         grid = self.grid(labels.ids)
         weights = self._weights()
         biases = self.biases(grid)
+        self.shared = self._of_all()
         if not biases and any(row.new for row in self.map.rows):
-            self._begin(grid, given)
+            self._begin(grid, labels.axis, given)
         for j in self.map.blended:
             row, values = self.map.rows[j], given.get((self.value, j))
             self._fill(weights, grid, j, self._row(row, j, values, weights), "weight")
             for number, (bias, axis_grid) in enumerate(biases):
-                make = self._bias(row, values, axis_grid, number)
+                make = self._bias(row, values, number)
                 self._fill(bias, axis_grid, j, make, "rest" if number else "bias")
 
     def _row(self, row: Row, j: int, given: Given | None, stored: _Stored) -> Maker:
@@ -180,16 +193,16 @@ class _Head:
             return lambda at, a, _: ed.Fill(at, std=start.std, key=(self.map.seed, j, a))
         return lambda at, a, old: ed.Fill(at, tuple((int(old(c)[a]), w) for c, w in row.terms))
 
-    def _bias(self, row: Row, given: Given | None, grid: _Grid, number: int) -> Maker:
+    def _bias(self, row: Row, given: Given | None, number: int) -> Maker:
         """The same of a bias: where training starts for new classes; all of it in the first one."""
         if given is not None:
             return lambda at, a, _: ed.Fill(at, shift=0.0 if number else float(given.bias[a]))
         if not row.new:
             return lambda at, a, old: ed.Fill(at, tuple((int(old(c)[a]), w) for c, w in row.terms))
         shift, background = 0.0 if number else self._rare, self.map.background
-        if not self.softmax or background is None or not len(grid.old(background)):
+        if not self._has_background:
             return lambda at, _a, _old: ed.Fill(at, shift=shift)
-        return lambda at, a, old: ed.Fill(at, ((int(old(background)[a]), 1.0),), shift)
+        return lambda at, a, old: ed.Fill(at, ((int(old(background)[a]), 1.0),), shift)  # type: ignore[arg-type]
 
     def _fill(self, stored: _Stored, grid: _Grid, j: int, make: Maker, role: ed.Role) -> None:
         known = self.edits[stored.edit.key]
@@ -208,7 +221,7 @@ class _Head:
         counts = {len(grid.old(c)) for j in self.map.blended
                   for c in (self.map.rows[j].template, *self.map.rows[j].members)}  # fmt: skip
         if len(counts) > 1:
-            self._refuse(self.node, "the classes to be blended have not the same anchors", EXACT)
+            self._refuse(self.node, "the classes to be blended have not the same anchors")
         return grid
 
     # -- finding what is stored
@@ -219,7 +232,7 @@ class _Head:
                 found = self._stored(self.place, slot)
                 if found is not None:
                     return found
-        self._refuse(self.node, "its weights are not stored as they are", EXACT)
+        self._refuse(self.node, "its weights are not stored as they are")
         raise AssertionError  # pragma: no cover  (_refuse does not return)
 
     def _stored(self, node: int, slot: int) -> _Stored | None:
@@ -230,11 +243,10 @@ class _Head:
             made = self.scope.graph.node[place[0]]
             if isinstance(edit, ed.Select):
                 if self.scope.old(made.input[slot]).elem_type not in FLOATS:
-                    self._refuse(made, "its weights are integers, of which only rows can be picked",
-                                 EXACT)  # fmt: skip
+                    self._refuse(made, _INTEGERS)
                 return _Stored(edit, perm)
             if edit is not None:
-                self._refuse(made, "its weights are computed, or cut where they are read", EXACT)
+                self._refuse(made, "its weights are computed, or cut where they are read")
             maker = self.scope.index.producer.get(made.input[slot])
             if maker is None:
                 return None
@@ -244,8 +256,7 @@ class _Head:
                 turn = tuple(attributes(source).get("perm", range(rank)[::-1]))
                 perm = turn if perm is None else tuple(turn[p] for p in perm)
             elif source.op_type in {"DequantizeLinear", "Mul"}:
-                self._refuse(source, "its weights are integers, of which only rows can be picked",
-                             EXACT)  # fmt: skip
+                self._refuse(source, _INTEGERS)
             elif source.op_type not in PASSING:
                 return None
             place, slot = (maker,), 0
@@ -253,11 +264,13 @@ class _Head:
     def biases(self, grid: _Grid) -> list[tuple[_Stored, _Grid]]:
         """Biases of the head itself, and those that are added on the way to the activation."""
         found = []
+        self.alike.clear()
         if len(self.node.input) > 2 and self.node.input[2]:
             if self.node.op_type.endswith("Gemm") and attributes(self.node).get("beta", 1.0) != 1:
-                self._refuse(self.node, "its bias has a factor (beta)", "fold it into the bias")
+                self._refuse(self.node, "its bias has a factor (beta)", "fold it into the bias; or ")
             own = self._stored(self.place, 2)
             found += [] if own is None else [(own, grid)]
+            self.alike += [(self.node, self.node.input[2])] if own is None else []
         for number in self._between():
             node = self.scope.graph.node[number]
             op = simple(node).op_type
@@ -266,15 +279,17 @@ class _Head:
             if op != "Add":
                 self._refuse(
                     node, f"{op} stands between the head {self.node.name or self.value!r} and its "
-                    "activation, and is not the same for all classes",
-                    f"fold it into the head first (onnxslim does); or {EXACT}",
+                    "activation, where only biases may",
+                    "fold it into the head first (onnxslim does); or ",
                 )  # fmt: skip
             slots = [k for k, n in enumerate(node.input) if is_fixed(self.scope, n)]
             mark = self.scope.mark(node.output[0])
             if isinstance(mark, Labels) and self._is_stretched(node, mark):
+                self.alike += [(node, n) for n in node.input
+                               if not isinstance(self.scope.mark(n), Labels)]  # fmt: skip
                 continue
             if len(slots) != 1 or not isinstance(mark, Labels):
-                self._refuse(node, "scores of two heads are added here", EXACT)
+                self._refuse(node, "scores of two heads are added here")
             stored = self._stored(number, slots[0]) or self._unchanged(number, slots[0], mark)  # type: ignore[arg-type]
             if stored is not None:
                 found.append((stored, self.grid(mark.ids)))  # type: ignore[union-attr]
@@ -298,7 +313,7 @@ class _Head:
         if shape is None or axis < 0 or shape[axis] != extent or extent == 1:
             return None
         if not is_stored(self.scope, node.input[slot]):
-            self._refuse(node, "its bias is not stored as it is", EXACT)
+            self._refuse(node, "its bias is not stored as it is")
         edit = ed.Select((number,), slot, axis, np.arange(extent))
         self.edits[edit.key] = edit
         return _Stored(edit, None)
@@ -318,34 +333,75 @@ class _Head:
                 wanted |= set(graph.node[i].input)
                 way.append(i)
         if not self.sites & reached:
-            self._refuse(self.node, "no tensor of class scores lies behind it", EXACT)
+            self._refuse(self.node, "no tensor of class scores lies behind it")
         return way[::-1]
 
-    def _begin(self, grid: _Grid, given: GivenRows) -> None:
-        """A bias for a convolution that has none, so that new classes can begin where they should.
+    def _begin(self, grid: _Grid, axis: int, given: GivenRows) -> None:
+        """A bias for a head that has none, so that new classes can begin where they should.
 
-        The old classes' is 0, the background's too.
+        The old classes' is 0, the background's too. Conv and Gemm take one, others get it behind.
         """
-        if self.node.op_type != "Conv":
-            self._refuse(self.node, "it has no bias, and new classes begin by their bias",
-                         "export it with a bias, or fold what follows it into the head")  # fmt: skip
-        elem_type = self.scope.old(self.node.input[1]).elem_type
+        elem_type = self.scope.old(self.value).elem_type
         value = np.zeros(len(grid.take), helper.tensor_dtype_to_np_dtype(elem_type))
         for j in self.map.blended:
             if self.map.rows[j].new:
                 known = given.get((self.value, j))
                 for at, anchor in grid.places(j):
                     value[at] = self._rare if known is None else known.bias[anchor]
-        edit = ed.Begin((self.place,), 2, value, tuple(grid.ids.tolist()))
+        ids, op = tuple(grid.ids.tolist()), self.node.op_type
+        takes = op == "Conv" or (op == "Gemm" and attributes(self.node).get("beta", 1.0) == 1)
+        edit: ed.Edit = ed.Begin((self.place,), 2, value, ids)
+        if not takes or any(node is self.node for node, _ in self.alike):
+            behind = (1,) * (len(self.scope.old(self.value).shape or ()) - axis - 1)
+            edit = ed.BeginBehind((self.place,), value.reshape(-1, *behind), ids)
         self.edits[edit.key] = edit
+
+    def _of_all(self) -> float:
+        """What is added to all classes alike, which new ones' bias has to make up for.
+
+        Beside a background it moves that one along, and nothing has to be made up for.
+        """
+        total = 0.0
+        if self._has_background or not any(row.new for row in self.map.rows):
+            return total
+        for node, name in self.alike:
+            value = self.scope.old(name).value
+            if value is None or not value.size or (value != value.flat[0]).any():
+                self._refuse(
+                    node, f"{name!r} is added to all classes of a box alike and differs from box to "
+                    "box, so that no bias lets new ones begin at one probability",
+                    "leave the new classes away; those that there are can be kept and merged",
+                )  # fmt: skip
+            else:
+                total += float(value.flat[0])
+        return total
+
+    @property
+    def _has_background(self) -> bool:
+        """Whether a softmax's background is among the head's classes."""
+        ids = self.scope.mark(self.value)
+        return (self.softmax and self.map.background is not None
+                and isinstance(ids, Labels) and self.map.background in ids.ids)  # fmt: skip
 
     @property
     def _rare(self) -> float:
-        """The log of the odds at which new classes start."""
+        """The bias at which new classes start: the log of their odds."""
+        return self._odds - self.shared
+
+    @property
+    def _odds(self) -> float:
         return -float(np.log((1 - self.map.prior) / self.map.prior))
 
-    def _refuse(self, node: onnx.NodeProto, what: str, advice: str) -> None:
+    def _refuse(self, node: onnx.NodeProto, what: str, advice: str = "") -> None:
+        """Refuse a node; without ``advice``, or after its "or", the way out is the map's."""
+        new = [row for row in self.map.rows if row.new]
+        if new and all(row.start is not None and row.start.kind == "given" for row in new):
+            why, way = "a fitted background is written into the head as new weights", WAY_OUT
+        elif new:
+            why, way = "the class map adds classes, or starts some anew", NEEDED
+        else:
+            why, way = "the class map merges classes", EXACT
         raise GraphRefused(
-            f"{what}; the class map merges or adds classes", node=node.name or node.output[0],
-            op=node.op_type, advice=advice,
+            f"{what}; {why}", node=node.name or node.output[0], op=node.op_type,
+            advice=advice if advice and not advice.endswith("or ") else advice + way,
         )  # fmt: skip

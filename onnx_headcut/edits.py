@@ -130,6 +130,25 @@ class Begin(Replace):
 
 
 @dataclass(frozen=True)
+class BeginBehind(Edit):
+    """As `Begin`, of a head that takes no bias: ``value`` is added to what the node makes."""
+
+    value: Array = field(compare=False)
+    ids: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.place, "bias")
+
+    def describe(self) -> str:
+        return f"a bias of {self.value.size} positions is added behind it"
+
+
+Mixed = Blend | Begin | BeginBehind
+"""What a class map makes of a head's tensors."""
+
+
+@dataclass(frozen=True)
 class SetAttribute(Edit):
     """An attribute gets another value; None removes it."""
 
@@ -270,7 +289,7 @@ def same(a: Edit, b: Edit) -> bool:
         return False
     if isinstance(a, Select | GatherInput) and isinstance(b, Select | GatherInput):
         return np.array_equal(a.take, b.take)
-    if isinstance(a, Replace | CopyInput) and isinstance(b, Replace | CopyInput):
+    if isinstance(a, Replace | CopyInput | BeginBehind) and isinstance(b, type(a)):
         return np.array_equal(a.value, b.value)
     if isinstance(a, SetAttribute) and isinstance(b, SetAttribute):
         return bool(_plain(a.value) == _plain(b.value))

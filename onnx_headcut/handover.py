@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onnx_headcut import model as files
-from onnx_headcut.edits import Begin
+from onnx_headcut.edits import Begin, BeginBehind
 from onnx_headcut.inlining import reachable
 from onnx_headcut.storage.external import outside, without_links
 
@@ -118,12 +118,12 @@ def _claims(subject: Subject) -> Claims | None:
         ),
         mixtures=tuple(
             Mixture(name, source, 0, edit.ids, "bias")
-            if isinstance(edit, Begin)
+            if isinstance(edit, Begin | BeginBehind)
             else Mixture(name, source, edit.axis, edit.ids, edit.role)
             for name, (source, edit) in subject.applied.mixed.items()
         ),
         rows=tuple(_new_columns(wanted) or ()),
-        begin=Beginning(wanted.prior, wanted.background if softmax else None),
+        begin=Beginning(wanted.prior, wanted.background if softmax else None, wanted.seed),
     )
 
 

@@ -16,6 +16,8 @@ from onnx import numpy_helper
 import onnx_headcut as hc
 from benchmarks.growing import grown, mean_ap, of, renormalised
 from onnx_headcut.blending import _Head
+from onnx_headcut.validation import mixture
+from onnx_headcut.validation.runtime import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +68,35 @@ HEADS = {
 <float[8,12] w, float[12] b, int64[2] flat = {-1, 8}>
 { last = Transpose <perm = [0, 2, 3, 1]> (x)  rows = Reshape (last, flat)
   map = Gemm (rows, w, b)  logits = Reshape (map, to) }
+""",
+    "Conv, one number for all classes": """
+<float[12,8,1,1] w, float one>
+{ map = Conv (x, w)  last = Transpose <perm = [0, 2, 3, 1]> (map)
+  own = Reshape (last, to)  logits = Add (own, one) }
+""",
+    "Conv with its bias, one number for all classes": """
+<float[12,8,1,1] w, float[12] b, float[1,1] one>
+{ map = Conv (x, w, b)  last = Transpose <perm = [0, 2, 3, 1]> (map)
+  own = Reshape (last, to)  logits = Add (one, own) }
+""",
+    "MatMul without a bias": """
+<float[8,12] w>
+{ rows = Transpose <perm = [0, 2, 3, 1]> (x)  map = MatMul (rows, w)  logits = Reshape (map, to) }
+""",
+    "MatMul by a weight on the left": """
+<float[12,8] w, float one, int64[3] flat = {1, 8, 16}>
+{ rows = Reshape (x, flat)  bare = MatMul (w, rows)  map = Add (bare, one)
+  last = Transpose <perm = [0, 2, 1]> (map)  logits = Reshape (last, to) }
+""",
+    "Gemm without a bias": """
+<float[12,8] w, int64[2] flat = {-1, 8}>
+{ last = Transpose <perm = [0, 2, 3, 1]> (x)  rows = Reshape (last, flat)
+  map = Gemm <transB = 1> (rows, w)  logits = Reshape (map, to) }
+""",
+    "Gemm, one number for all classes": """
+<float[12,8] w, float[1] one, int64[2] flat = {-1, 8}>
+{ last = Transpose <perm = [0, 2, 3, 1]> (x)  rows = Reshape (last, flat)
+  map = Gemm <transB = 1> (rows, w, one)  logits = Reshape (map, to) }
 """,
     "a weight of half precision": """
 <float16[12,8,1,1] w, float16[12] b>
@@ -125,14 +156,28 @@ def test_a_map_in_any_storage(name: str, spec: str) -> None:
     assert same.SerializeToString() == result.model.SerializeToString()
 
 
-@pytest.mark.parametrize("name", ["Conv with its bias", "MatMul"])
-def test_sigmoids_begin_at_the_prior(name: str) -> None:
+QUALITY = "a quality score added for each box"
+
+
+@pytest.mark.parametrize("spec", ["1, d=new(zeros)", "1, 2=new(zeros), 3-5", "4, d=new(copy 2)"])
+@pytest.mark.parametrize("name", [name for name in HEADS if name != QUALITY])
+def test_sigmoids_begin_at_the_prior(name: str, spec: str) -> None:
     model = model_of(name, "Sigmoid")
-    result = hc.cut(model, "1, d=new(zeros)", background="none", provider="cpu")
+    result = hc.cut(model, spec, background="none", provider="cpu")
 
     assert result.exit_code == 0, result.verdict
-    bias = next(numpy_helper.to_array(t) for t in result.model.graph.initializer if t.name == "b")
-    np.testing.assert_allclose(bias[1::2], np.log(0.01 / 0.99), rtol=1e-6)
+    still = {"x": np.zeros((1, 8, 4, 4), np.float32)}
+    scores = open_session(result.model, provider="cpu").run(still)["scores"]
+    np.testing.assert_allclose(scores[..., 1], 0.01, rtol=1e-2 if "half" in name else 1e-5)
+    if name == "Conv with its bias":
+        again = hc.validate(model, result.model, provider="cpu", background="none")
+        assert again.exit_code == 0, again
+
+
+def test_what_differs_from_box_to_box_lets_no_sigmoid_begin() -> None:
+    assert hc.cut(model_of(QUALITY, "Sigmoid"), "1, m=2|3", background="none", provider="cpu")
+    with pytest.raises(hc.GraphRefused, match="'quality' is added to all classes of a box alike"):
+        hc.cut(model_of(QUALITY, "Sigmoid"), "1, d=new", background="none", validation=False)
 
 
 def test_the_seed_draws_the_weights() -> None:
@@ -169,10 +214,10 @@ g (float[1,8,4,4] x) => (float[1,32,6] scores, float[1,16,4] boxes)
   boxes = Reshape (box_last, to_box) }}
 """)
     assert hc.cut(model, "1, 1, 2", background="first", validation=False).kept.count == 4
-    for spec in ("1, m=2|3", "1, d=new"):
+    for spec, way in (("1, m=2|3", "say --scores exact"), ("1, d=new", "leave the new classes away")):
         with pytest.raises(hc.GraphRefused, match=f"{op} stands between the head") as caught:
             hc.cut(model, spec, background="first", validation=False)
-        assert "--scores exact" in caught.value.advice
+        assert way in caught.value.advice
 
 
 def test_integers_are_only_picked() -> None:
@@ -339,6 +384,43 @@ def test_a_mistake_does_not_pass(mistake: str) -> None:
     found = hc.validate(LARGE, cut, labels=NAMES, provider="cpu")
 
     assert found.status == "failed", found.reasons
+
+
+LOUDNESS = {"thrice": 3.0, "a little less": 0.99, "the other way round": -1.0}
+
+
+@pytest.mark.parametrize("how", LOUDNESS)
+@pytest.mark.parametrize("anchor", [0, 1])
+def test_noise_is_what_its_seed_draws_however_little(how: str, anchor: int) -> None:
+    model = model_of("Conv with its bias")
+    cut = hc.cut(model, "1, d=new", background="first", seed=4, validation=False).model
+    weight = next(t for t in cut.graph.initializer if t.name == "w")
+    value = numpy_helper.to_array(weight).copy()
+    value[3 * anchor + 2] *= LOUDNESS[how]
+    weight.CopyFrom(numpy_helper.from_array(value, "w"))
+
+    found = hc.validate(model, cut, background="first", provider="cpu")
+
+    assert found.status == "failed", found.reasons
+
+
+def test_where_numpy_draws_otherwise_the_size_of_noise_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixture, "_draws_as_ever", lambda: False)
+    rng = np.random.default_rng(9)
+    for count in (8, 64, 4000):
+        noise = [rng.normal(0, 0.01, count) for _ in range(200)]
+        assert all(mixture._is_drawn(n, 0.01, ()) for n in noise)
+        wrong = [(s, sum(mixture._is_drawn(s * n, 0.01, ()) for n in noise)) for s in (0.2, 5.0)]
+        assert all(not passed for _, passed in wrong) or count < 64
+
+
+def test_a_number_for_all_that_was_forgotten_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Head, "_of_all", lambda _: 0.0)
+    for name in ("Conv, one number for all classes", "Gemm, one number for all classes"):
+        found = hc.cut(model_of(name, "Sigmoid"), "1, d=new", background="none", provider="cpu")
+        assert found.verdict is not None
+        assert found.verdict.status == "failed"
+        assert "new column 1 begins at a logit of" in " ".join(found.verdict.reasons)
 
 
 def test_a_wrong_formula_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,15 @@
 The scores show that merged and repeated classes are right, and cannot show how new ones began. So
 every tensor of a head that was blended is computed again here from the original's, position by
 position: a plain row is the original's bit for bit, a merged one the sum of its members at the same
-anchor, a new one zeros or noise of the stated deviation, with the bias at which training starts.
+anchor, a new one zeros or what its seed draws. A new class's bias is the background's, and less;
+where there is none, and whether that is where training starts, `beginning` finds out by running.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_FEW = 64  # values, below which their deviation says little
+_KNOWN = (1.4607987154372708, -0.3934468498976263, 0.557892695713759)
+"""What numpy draws by ``[0, 1, 2, 3]``: another numpy might draw otherwise."""
+
+_SIGMAS = 6.0
+"""How improbable a sum of squares may be, where numbers themselves cannot be told: 1e-9."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,15 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where new classes begin: at ``prior``, beside the column ``background`` of a softmax."""
+    """Where new classes begin: at ``prior``, beside the column ``background`` of a softmax.
+
+    Noise is drawn by ``seed``: normal numbers of numpy's default generator, by the seed, the new
+    column, the anchor and the CRC-32 of the name that the tensor has in the original.
+    """
 
     prior: float
     background: int | None
+    seed: int = 0
 
 
 def complaint(
@@ -61,7 +73,7 @@ def complaint(
     if laid is None or new.ndim <= axis or new.shape[axis] != len(laid):
         return f"has {new.shape[axis] if new.ndim > axis else 0} positions on axis {axis}"
     if old is None:
-        old = np.zeros(len(mixture.ids), new.dtype)
+        old = np.zeros((len(mixture.ids), *new.shape[1:]), new.dtype)
     same = np.array_equal(np.delete(old.shape, axis), np.delete(new.shape, axis))
     if old.dtype != new.dtype or not same:
         return f"is {new.dtype}{list(new.shape)}, the original's {old.dtype}{list(old.shape)}"
@@ -78,9 +90,11 @@ def complaint(
         elif row.start == "given":
             continue
         elif row.start and mixture.role != "weight":
-            right = _near(after[q], _begins(mixture, before, place, begin, anchor), np.abs(after[q]))
+            wanted = _begins(mixture, before, place, begin, anchor)
+            right = wanted is None or _near(after[q], wanted, np.abs(after[q]))
         elif row.start == "normal":
-            right = _is_noise(after[q], row.std)
+            key = (begin.seed, j, anchor, zlib.crc32((mixture.source or "").encode()))
+            right = _is_drawn(after[q], row.std, key)
         else:
             parts = [w * before[place[c, anchor]].astype(np.float64) for c, w in row.terms]
             wanted = np.zeros(after[q].shape) if row.start == "zeros" else np.sum(parts, 0)
@@ -92,12 +106,12 @@ def complaint(
 
 def _begins(
     mixture: Mixture, before: Array, place: dict[tuple[int, int], int], begin: Beginning, anchor: int
-) -> Array:
-    """The bias of a new class at an anchor."""
+) -> Array | None:
+    """The bias of a new class at an anchor; None where it makes up for what others add."""
     rare = np.log(begin.prior / (1 - begin.prior)) if mixture.role == "bias" else 0.0
     if (begin.background, anchor) in place:
         return np.asarray(before[place[begin.background, anchor]].astype(np.float64) + rare)  # type: ignore[index]
-    return np.full(before.shape[1:], rare)
+    return None if mixture.role == "bias" else np.zeros(before.shape[1:])
 
 
 def _near(found: Array, wanted: Array, size: Array) -> bool:
@@ -107,9 +121,23 @@ def _near(found: Array, wanted: Array, size: Array) -> bool:
     return bool((difference <= step * (np.abs(wanted) + size) + 1e-30).all())
 
 
-def _is_noise(values: Array, std: float) -> bool:
-    """Values drawn with a deviation ``std``, as far as so many can show it."""
-    found = values.astype(np.float64)
-    if np.abs(found).max(initial=0) > 8 * std:
-        return False
-    return found.size < _FEW or 0.5 * std < found.std() < 2 * std
+def _is_drawn(values: Array, std: float, key: tuple[int, ...]) -> bool:
+    """Values drawn by ``key`` with a deviation ``std``; by their size where that cannot be told."""
+    if _draws_as_ever():
+        drawn = np.random.default_rng(key).normal(0, std, values.shape)
+        return _near(values, drawn, np.abs(drawn))
+    squares = np.square(values.astype(np.float64) / std)
+    low, high = _sums(squares.size)
+    return bool(low <= squares.sum() <= high)
+
+
+@cache
+def _draws_as_ever() -> bool:
+    return np.allclose(np.random.default_rng((0, 1, 2, 3)).normal(size=3), _KNOWN, rtol=1e-12, atol=0)
+
+
+def _sums(count: int) -> tuple[float, float]:
+    """Bounds of the sum of ``count`` squared normal numbers (Wilson and Hilferty's approximation)."""
+    part = 2 / (9 * count)
+    low, high = (max(1 - part + sign * _SIGMAS * part**0.5, 0.0) ** 3 for sign in (-1, 1))
+    return count * low, count * high

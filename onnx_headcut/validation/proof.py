@@ -18,6 +18,7 @@ import onnx
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
+from onnx_headcut.validation.beginning import complaints as badly_begun
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.claims import Claims
-    from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.inputs import Feed, NamedFeed
     from onnx_headcut.validation.mapped import Chunk, NewColumn
 
 Array = npt.NDArray[Any]
@@ -166,6 +167,7 @@ class _Proof:
         self.ledger = Ledger(columns, settings)
         self.pair: Pair | None = None
         self.used: list[str] = []
+        self.first: Feed | None = None
         self.deployed: Deployed | None = None
 
     def check_declared(
@@ -240,6 +242,7 @@ class _Proof:
                 self.ledger.note(f"{feed.name}: the original does not take this size; left out")
                 continue
             self.used.append(feed.name)
+            self.first = feed.feed if self.first is None else self.first
             self.ledger.provider = pair.provider
             if layout is None:
                 layout = self._layout(pair, sites)
@@ -308,6 +311,13 @@ class _Proof:
             self.ledger.note("scores of new classes are the cut's own: nothing says what they "
                              "should be, but that their weights began as was said")  # fmt: skip
 
+    def _badly_begun(self, claims: Claims) -> list[str]:
+        """What is wrong with where new classes begin, on the first input."""
+        pair, chunk, feed = self.pair, self.chunk, self.first
+        if pair is None or chunk is None or feed is None or self.ledger.failures:
+            return []
+        return badly_begun(self.cut, pair.cut.sites, chunk, claims, feed, pair.provider)
+
     def verdict(self, claims: Claims | None) -> Verdict:
         """Put together what was found."""
         ledger = self.ledger
@@ -320,7 +330,7 @@ class _Proof:
                 original_dir=self.original.folder,
                 cut_dir=self.cut.folder,
             )
-            for problem in structure.problems:
+            for problem in [*structure.problems, *self._badly_begun(claims)]:
                 ledger.fail(f"structure: {problem}")
         if not ledger.failures:
             ledger.demand_classes()
