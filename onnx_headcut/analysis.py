@@ -6,11 +6,13 @@ its values in both worlds. Names not found in a body are looked up in the graph 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnx_headcut.errors import UsageError
 from onnx_headcut.facts import (
+    STORED_LIMIT,
     UNKNOWN,
     Fact,
     Interpreter,
@@ -193,7 +195,7 @@ def analyse(
     proto = source.proto
     refuse_layouts(proto.graph)
     interpreter = Interpreter(proto.opset_import, proto.ir_version, proto.functions,
-                              extensions=extensions)  # fmt: skip
+                              extensions=extensions, folder=source.folder)  # fmt: skip
     best: Analysis | None = None
     fewest = 0
     for candidate in _bindings(proto, shapes or {}):
@@ -290,7 +292,9 @@ def infer_all(
         fact = of_type(value.type)
         scope.facts[value.name] = Fact(bound.get(value.name, fact.shape), fact.elem_type)
     for tensor in graph.initializer:
-        scope.facts[tensor.name] = of_tensor(tensor)
+        beside = tensor.data_location == tensor.EXTERNAL
+        read = beside and _tells_more_than_a_layer(scope.index, tensor)
+        scope.facts[tensor.name] = of_tensor(tensor, interpreter.folder if read else None)
     unknown = 0
     for i, node in enumerate(graph.node):
         if any(a.g.node or a.g.output for a in node.attribute):
@@ -305,6 +309,34 @@ def infer_all(
                 scope.facts[name] = found
                 unknown += scope.facts[name].static is None
     return unknown
+
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
+"""Ops whose weights are most of a model; what they compute depends on the picture."""
+
+STEPS = frozenset({"Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose"})
+"""Ops that often stand between weights and their layer."""
+
+FEW = 64
+"""Elements that are read whatever they are for: the factors of an expected value, say."""
+
+
+def _tells_more_than_a_layer(index: Index, tensor: onnx.TensorProto) -> bool:
+    """Whether data beside the model are worth reading: all but the weights of the backbone."""
+    size = math.prod(tensor.dims)
+    if size <= FEW or size > STORED_LIMIT:
+        return bool(size <= FEW)
+    todo, seen = [tensor.name], set[str]()
+    while todo:
+        name = todo.pop()
+        readers = [index.graph.node[i] for i in index.consumers.get(name, ())]
+        for node in readers:
+            if node.op_type in STEPS and node.input[:1] == [name]:
+                todo += [made for made in node.output if made not in seen]
+                seen.update(node.output)
+            elif node.op_type not in LAYERS or name not in node.input:
+                return True
+    return False
 
 
 def _infer_bodies(

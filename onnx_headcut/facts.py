@@ -16,13 +16,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.checker import ValidationError
 from onnx.defs import OpSchema, SchemaError, get_schema
+from onnx.external_data_helper import uses_external_data
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.plain import MICROSOFT, plain
+from onnx_headcut.storage.tensors import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from onnx_headcut.extensions import Extensions
 
@@ -31,6 +34,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 VALUE_LIMIT = 1 << 20
 """Elements up to which values are computed: label tables and anchors, never weights."""
+
+STORED_LIMIT = VALUE_LIMIT // 16
+"""Elements up to which stored tensors are read."""
 
 _GRAPHS = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
 
@@ -67,12 +73,15 @@ def of_array(value: Array) -> Fact:
     return Fact(tuple(value.shape), helper.np_dtype_to_tensor_dtype(value.dtype), value)
 
 
-def of_tensor(tensor: onnx.TensorProto) -> Fact:
-    """The fact of an initializer; its value only where it is small and stored in the model."""
+def of_tensor(tensor: onnx.TensorProto, folder: Path | None = None) -> Fact:
+    """The fact of a stored tensor; its value only where it is small.
+
+    ``folder``: where data beside the model lie; without it, they are left alone.
+    """
     shape = tuple(tensor.dims)
-    external = tensor.data_location == onnx.TensorProto.EXTERNAL
-    small = 0 <= math.prod(shape) <= VALUE_LIMIT // 16
-    value = numpy_helper.to_array(tensor) if small and not external else None
+    beside = tensor.data_location == onnx.TensorProto.EXTERNAL
+    small = 0 <= math.prod(shape) <= STORED_LIMIT
+    value = to_array(tensor, folder) if small and (folder is not None or not beside) else None
     return Fact(shape, tensor.data_type, value)
 
 
@@ -102,6 +111,7 @@ class Interpreter:
         functions: Sequence[onnx.FunctionProto] = (),
         caller: Interpreter | None = None,
         extensions: Extensions | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.opset_imports = list(opset_imports)
         self.opsets = {o.domain: o.version for o in opset_imports}
@@ -111,6 +121,7 @@ class Interpreter:
         self.steps: list[int] = caller.steps if caller else [FUNCTION_STEPS]
         self.calls: dict[object, list[Fact]] = caller.calls if caller else {}
         self.extensions: Extensions | None = caller.extensions if caller else extensions
+        self.folder: Path | None = caller.folder if caller else folder
         self._implementations: dict[tuple[str, str], Any] = {}
         self._known: dict[object, list[Fact]] = {}
 
@@ -129,8 +140,25 @@ class Interpreter:
         params = {"log": _silent, "opsets": self.opsets, "verbose": 0, "new_ops": None,
                   "evaluator_cls": None}  # fmt: skip
         with np.errstate(all="ignore"):
-            outputs = self._implementations[key](node, params).run(*inputs)
+            outputs = self._implementations[key](self._with_data(node), params).run(*inputs)
         return [np.asarray(o) for o in outputs]
+
+    def _with_data(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """The node with what its attributes keep beside the model, where that is small.
+
+        The reference would look for it in the current folder.
+        """
+        if not any(uses_external_data(a.t) for a in node.attribute):
+            return node
+        full = onnx.NodeProto()
+        full.CopyFrom(node)
+        for attribute in full.attribute:
+            if uses_external_data(attribute.t):
+                value = of_tensor(attribute.t, self.folder).value
+                if value is None:
+                    raise ValueError(f"attribute {attribute.name!r} is not at hand")
+                attribute.t.CopyFrom(numpy_helper.from_array(value, attribute.t.name))
+        return full
 
     def infer(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         """Facts of ``node``'s outputs; raises InferenceError where the shapes do not fit.
@@ -204,7 +232,7 @@ class Interpreter:
             return [self._shape_of(node, inputs[0])]
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             # before opset 9 the schema knows floats only; exporters wrote integers all the same
-            return [of_tensor(node.attribute[0].t)]
+            return [of_tensor(node.attribute[0].t, self.folder)]
         return None
 
     def _infer_function(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from onnx_headcut import model as files
 from onnx_headcut.edits import Begin, BeginBehind
 from onnx_headcut.inlining import reachable
-from onnx_headcut.storage.external import outside, without_links
+from onnx_headcut.storage.external import outside, take_in, without_links
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from onnx_headcut.validation import Claims, NewColumn
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict
+
+
+SMALL = 1 << 12
+"""Bytes of a tensor beside the model that validation has at hand: numbers, not weights."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,15 @@ def _new_columns(class_map: ClassMap) -> list[NewColumn] | None:
 
 
 def runnable(proto: onnx.ModelProto, home: files.Source) -> tuple[onnx.ModelProto, Path | None]:
-    """Give a model as runtimes take it: they refuse data behind links, whatever the user says."""
-    if not home.links or home.folder is None or not outside(files.all_tensors(proto)):
+    """Give a model as it is run: what is small is in it, and no data lie behind links.
+
+    Validation looks at scales and limits, wherever they are stored; runtimes refuse links,
+    whatever the user says.
+    """
+    if home.folder is None or not outside(files.all_tensors(proto)):
         return proto, home.folder
     copy = files.copied(proto)
-    return copy, without_links(files.all_tensors(copy), home.folder)
+    take_in(files.all_tensors(copy), home.folder, SMALL)
+    if home.links:
+        return copy, without_links(files.all_tensors(copy), home.folder)
+    return copy, home.folder

@@ -261,11 +261,4 @@ def save(
     with atomic.Pending(placed.data) as data, atomic.Pending(output) as model:
         data.write(placed.chunks, lambda done: told(f"copying {done >> 20} of {size >> 20} MiB"))
         model.write(chunks, lambda done: None)  # noqa: ARG005
-        new = not placed.data.exists()
-        data.place()
-        try:
-            model.place()
-        except BaseException:
-            if new:
-                placed.data.unlink(missing_ok=True)
-            raise
+        atomic.place(data, model)

@@ -146,7 +146,7 @@ class Subject:
         if node is None:
             raise LookupError(name)
         if node.op_type == "Constant":
-            return np.asarray(onnx.numpy_helper.to_array(attributes(node)["value"]))
+            return files.to_array(attributes(node)["value"], self.path.parent)
         if node.op_type not in _PASSING:
             raise LookupError(name)
         values = [self._stored(n) if n else None for n in node.input]

@@ -19,6 +19,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
+from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]
             continue  # branches of different build: nothing can be told by comparing them
         places = [(*s.place, i) for s, i in homes]
         if nodes[0].op_type == "ConstantOfShape":
-            found += _renumbered(view, classes, [_attribute(n) for n in nodes],
+            found += _renumbered(view, classes, [_attribute(view, n) for n in nodes],
                                  [(p, "value") for p in places])  # fmt: skip
         if nodes[0].op_type == "If":
             at = list(nodes[0].output).index(values[0][1])
@@ -138,9 +139,11 @@ def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]
     return found
 
 
-def _attribute(node: onnx.NodeProto) -> Array:
+def _attribute(view: View, node: onnx.NodeProto) -> Array:
     value = attributes(node).get("value")
-    return onnx.numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
+    if value is None:
+        return np.zeros(1, np.float32)
+    return to_array(value, view.trace.interpreter.folder)
 
 
 def _renumbered(

@@ -1,14 +1,19 @@
-"""Write a file whole or not at all, from bytes and from ranges of other files.
+"""Write files whole or not at all, from bytes and from ranges of other files.
 
-The new file has no name until it is complete: where the operating system can (Linux), not even a
-killed process leaves anything behind. Then it takes the place of the old one in one step.
+A new file has no name until it is complete: where the operating system can (Linux), not even a
+killed process leaves anything behind. Then it takes the place of the old one in one step. Several
+files that belong together cannot be named in one step; a process of its own does it, which goes on
+when ours is killed. Only where both end in the same microseconds (a power cut, the end of a
+container) is there a data file whose model is missing; never a model whose data are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from onnx_headcut.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _BLOCK = 1 << 20
 _STEP = 1 << 26
@@ -90,7 +95,59 @@ def write(
     """Write ``chunks`` to ``output``: all of them, or the old file stays. See `Pending`."""
     with Pending(output) as pending:
         pending.write(chunks, told)
-        pending.place()
+        place(pending)
+
+
+def place(*files: Pending) -> None:
+    """Give complete files their names, in this order: all of them, or none.
+
+    Raises UsageError where that cannot be; then what was there before is there again.
+    """
+    for file in files:
+        file.seal()
+    new = [file for file in files if not file.output.exists()]
+    if len(files) == 1 and files[0].appear():
+        return
+    code = _by_heir(files)
+    if code == 0 or files[-1].is_there():
+        return
+    for file in new:
+        if file.is_there():
+            file.output.unlink(missing_ok=True)
+    reason = os.strerror(code) if code > 0 else "the process that gives it its name was killed"
+    raise UsageError(f"{files[-1].output} cannot be written: {reason}")
+
+
+def _by_heir(files: Sequence[Pending]) -> int:
+    """Place files in a process that a kill of this one does not reach; 0, an errno, or negative."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the heir needs no threads
+            heir = os.fork()
+    except (AttributeError, OSError):  # not on Windows; or there are too many processes
+        return _place_all(files)
+    if heir == 0:
+        code = errno.EIO
+        try:
+            os.setsid()  # a kill of the whole group does not reach it either
+            code = _place_all(files)
+        finally:
+            os._exit(code)
+    try:
+        status = os.waitpid(heir, 0)[1]
+    except BaseException:  # Ctrl-C: the heir needs microseconds, and what it names is still ours
+        os.waitpid(heir, 0)
+        raise
+    return os.waitstatus_to_exitcode(status)
+
+
+def _place_all(files: Sequence[Pending]) -> int:
+    try:
+        for file in files:
+            file.place()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 class Pending:
@@ -131,19 +188,42 @@ class Pending:
                     done += len(chunk)
             told(done)
 
-    def place(self) -> None:
-        """Make what was written durable and give it its name, in place of an older file."""
+    def seal(self) -> None:
+        """Make what was written durable, with the permissions that it is to have."""
         with self._speaking():
             os.fsync(self._descriptor)
             if hasattr(os, "fchmod"):
                 os.fchmod(self._descriptor, _mode(self.output))
-            if not self._name:
-                self._name = _link(self._descriptor, self.output)
-            if os.name == "nt":  # an open file cannot be renamed there
-                os.close(self._descriptor)
-                self._descriptor = -1
-            Path(self._name).replace(self.output)
-            self._name = ""
+
+    def appear(self) -> bool:
+        """Give a nameless file its name in one step, where no file has it yet; whether it did."""
+        if self._name or self.output.exists():
+            return False
+        try:
+            _link(self._descriptor, self.output)
+        except OSError:  # another one has the name by now, say
+            return False
+        return True
+
+    def place(self) -> None:
+        """Give a sealed file its name, in place of an older file; raises OSError."""
+        if not self._name:
+            self._name = str(self.output.with_name(f"{_hidden(self.output)}{os.urandom(4).hex()}.part"))
+            _link(self._descriptor, Path(self._name))
+        if os.name == "nt":  # an open file cannot be renamed there
+            os.close(self._descriptor)
+            self._descriptor = -1
+        Path(self._name).replace(self.output)
+        self._name = ""
+
+    def is_there(self) -> bool:
+        """Whether the file of that name is this one."""
+        if self._descriptor < 0:
+            return not self._name
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self.output.stat())
+        except OSError:
+            return False
 
     @contextlib.contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -159,18 +239,21 @@ def _nameless(output: Path) -> tuple[int, str]:
         with contextlib.suppress(OSError):
             folder = output.parent
             return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), ""
-    return tempfile.mkstemp(prefix=f".{output.name[:100]}.", suffix=".part", dir=output.parent)
+    return tempfile.mkstemp(prefix=_hidden(output), suffix=".part", dir=output.parent)
 
 
-def _link(descriptor: int, output: Path) -> str:
-    """Name a nameless file beside ``output``; a link cannot take the place of another file."""
-    name = output.parent / f".{output.name[:100]}.{os.urandom(4).hex()}.part"
-    folder = os.open(output.parent, os.O_RDONLY)
+def _link(descriptor: int, path: Path) -> None:
+    """Name a nameless file; a link cannot take the place of another file."""
+    folder = os.open(path.parent, os.O_RDONLY)
     try:  # only with a folder's descriptor does Python use the call that follows /proc's links
-        os.link(f"/proc/self/fd/{descriptor}", name.name, dst_dir_fd=folder, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
-    return str(name)
+
+
+def _hidden(output: Path) -> str:
+    """How names of files that are on their way to ``output`` begin."""
+    return f".{output.name[:100]}."
 
 
 def _mode(output: Path) -> int:

@@ -180,6 +180,14 @@ def _take_in(tensor: onnx.TensorProto, where: FileRange, *, large: bool) -> None
         tensor.raw_data = data
 
 
+def take_in(tensors: Iterable[onnx.TensorProto], folder: Path, limit: int) -> None:
+    """Read those of at most ``limit`` bytes into the protobuf, in place."""
+    for tensor in outside(tensors):
+        where = range_of(tensor, folder)
+        if where.length <= limit:
+            _take_in(tensor, where, large=False)
+
+
 def _relative(location: str, source: Path, target: Path) -> str | None:
     """``location`` as seen from another folder, or None where it does not lie in there."""
     if source.resolve() == target.resolve():
