@@ -307,6 +307,43 @@ def test_pictures_of_a_folder_fit_a_cut_that_is_written_and_told(
     assert (tmp_path / "same.onnx").read_bytes() == out.read_bytes()
 
 
+def test_a_recipe_fits_what_the_single_run_fits(tmp_path: Path, run_here: Callable[..., Done]) -> None:
+    onnx.save(softened(tiny(), 0.2), tmp_path / "tiny.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    for folder, some in (("street", pixels[:5]), ("ward", pixels[5:])):
+        (tmp_path / folder).mkdir()
+        for k, pixel in enumerate(some):
+            Image.fromarray(pixel).save(tmp_path / folder / f"{k}.png")
+    recipe = tmp_path / "headcut.toml"
+    recipe.write_text("""
+source = "tiny.onnx"
+keep = "dog, fox"
+validation.provider = "cpu"
+[variants.street]
+fit_background = "street/*.png"
+[variants.ward]
+fit_background = ["ward/*.png", "street/0.png"]
+[variants.plain]
+""")
+    done = run_here("cut", "--recipe", recipe, "--json")
+    assert done.code == 0, done.out + done.err
+    variants = {v["variant"]: v for v in json.loads(done.out)["variants"]}
+    fits = [v["fitted"] and v["fitted"]["pictures"] for v in variants.values()]
+    assert fits == [5, 4, None]
+    pictures = {"street": ["street"], "ward": ["ward", "street/0.png"]}
+    for name, given in pictures.items():
+        fit = [w for p in given for w in ("--fit-background", tmp_path / p)]
+        alone = tmp_path / f"{name}-alone.onnx"
+        made = run_here("cut", tmp_path / "tiny.onnx", "--keep", "dog, fox", *fit, "--output", alone,
+                        "--provider", "cpu")  # fmt: skip
+        assert made.code == 0, made.err
+        assert alone.read_bytes() == (tmp_path / f"{name}.onnx").read_bytes()
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[recipe]\nfile = "headcut.toml"\n[head-dead]\nseverity = "off"')
+    again = run_here("check", tmp_path / "street.onnx", "--policy", policy)
+    assert again.code == 0, again.out + again.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
