@@ -9,8 +9,8 @@ from onnx_headcut.validation import cuda
 from onnx_headcut.validation.cuda import Finding
 from onnx_headcut.validation.providers import (
     FULL_NAMES,
-    INSTALL,
     PROVIDERS,
+    how_to_get,
     import_runtime,
     probe,
     short_name,
@@ -38,25 +38,27 @@ def choose(ort: Any, provider: str) -> tuple[str, str]:
         if not broken:
             return "cuda", "auto: CUDA works"
         return "cpu", f"auto: the CPU, as CUDA is not usable ({broken[0].what})"
-    if provider == "cuda":
+    if provider in ("cuda", "tensorrt"):
         broken = cuda.findings()
         if broken:
+            asked = "CUDA was" if provider == "cuda" else "TensorRT was"
             raise ProviderError(
-                f"CUDA was asked for and cannot be used: {_sentence(broken)}",
+                f"{asked} asked for and cannot be used: {_sentence(broken)}",
                 advice="\n".join(dict.fromkeys(item.advice for item in broken if item.advice)),
             )
-        return "cuda", ""
+        if provider == "cuda":
+            return "cuda", ""
     if FULL_NAMES[provider] not in ort.get_available_providers():
         raise ProviderError(
             f"{provider} was asked for, and this build of onnxruntime {ort.__version__} has"
             f" {', '.join(short_name(name) for name in ort.get_available_providers())} only",
-            advice=f"Run: {INSTALL[provider]}",
+            advice=how_to_get(provider),
         )
     problem = probe(provider)
     if problem:
         raise ProviderError(
             f"{provider} was asked for and cannot be used: {problem}",
-            advice=f"Run: {INSTALL[provider]}",
+            advice=how_to_get(provider),
         )
     return provider, ""
 
@@ -88,10 +90,10 @@ def diagnose() -> list[Finding]:
         elif name in FULL_NAMES:
             problem = probe(name)
             findings.append(
-                Finding("note", name, f"not usable: {problem}", f"Run: {INSTALL[name]}")
+                Finding("note", name, f"not usable: {problem}", how_to_get(name))
                 if problem
                 else Finding("ok", name, "runs a test model")
             )
     if "cuda" not in available:
-        findings.append(Finding("note", "cuda", "not in this build", f"Run: {INSTALL['cuda']}"))
+        findings.append(Finding("note", "cuda", "not in this build", how_to_get("cuda")))
     return findings

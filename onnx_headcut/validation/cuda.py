@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import importlib.metadata
 import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from onnx_headcut.validation.providers import (
     FULL_NAMES,
-    INSTALL,
     INSTALL_CUDA,
+    how_to_get,
     import_runtime,
+    installed,
     preload,
     probe,
     quiet,
 )
 
 Level = Literal["ok", "note", "warning", "error"]
-
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,10 @@ def findings() -> tuple[Finding, ...]:
     """Say what keeps CUDA from running; empty where a tiny model ran on it."""
     ort = import_runtime()
     if FULL_NAMES["cuda"] not in ort.get_available_providers():
-        clash = [finding for finding in package_findings() if finding.level == "warning"]
         what = f"this build of onnxruntime ({ort.__version__}) is without CUDA"
-        return (*clash, Finding("error", "cuda", what, f"Run: {INSTALL['cuda']}"))
+        # Where packages overwrote each other, the line that clears that away brings CUDA, too.
+        why = [what, *(finding.what for finding in package_findings())]
+        return (Finding("error", "cuda", "; ".join(why), how_to_get("cuda")),)
     problem = probe("cuda")
     if not problem:
         return ()
@@ -67,10 +65,7 @@ def report(ort: Any) -> list[Finding]:
 
 def package_findings() -> list[Finding]:
     """Look for packages that overwrite each other: they all install the folder onnxruntime."""
-    found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+    found = installed()
     if len(found) < 2:
         return []
     names = " ".join(found)
@@ -129,7 +124,7 @@ def _library_findings(ort: Any) -> list[Finding]:
     """Try to load each CUDA library that the provider needs."""
     major = built_for(ort).split(".")[0] or "12"
     with quiet(ort):
-        preload(ort)
+        preload(ort, "cuda")
     loaded = {name: _loads(name) for name in _library_names(major)}
     found = [Finding("ok", "library", name) for name, there in loaded.items() if there]
     missing = [name for name, there in loaded.items() if not there]

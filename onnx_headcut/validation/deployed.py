@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from onnx_headcut.errors import HeadcutError
+from onnx_headcut.validation import detections as d
 from onnx_headcut.validation.compare import Tolerance, difference
 from onnx_headcut.validation.runtime import open_session
 from onnx_headcut.validation.verdict import Deployed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnx_headcut.validation.inputs import Array, NamedFeed
     from onnx_headcut.validation.pair import Model
 
+_NEAR = 0.02
+"""Detections are the same ones up to this: of the value, and of the largest value of its kind."""
+
 
 def as_deployed(
-    model: Model, provider: str, feed: NamedFeed, exact: Mapping[str, Array]
+    model: Model,
+    provider: str,
+    feed: NamedFeed,
+    exact: Mapping[str, Array],
+    groups: Sequence[d.Group] = (),
 ) -> Deployed:
     """Run with TF32 and the search for fast kernels as onnxruntime has them, and tell how far.
 
-    ``exact`` are the outputs of the comparison. An error is told, too: it is no mistake of the cut.
+    ``exact`` are the outputs of the comparison; ``groups`` those of them that hold detections,
+    which are matched whatever their order. An error is told, too: it is no mistake of the cut.
     """
     try:
         session = open_session(
@@ -31,12 +42,26 @@ def as_deployed(
     except HeadcutError as error:
         return Deployed(provider, note=f"it does not run as deployed: {error.what}")
     reach, relative, other = 0.0, 0.0, []
-    for name, value in exact.items():
-        got = outputs[name]
-        if got.shape != value.shape:
+    rows = {name for group in groups for name in group.outputs}
+    for name in exact.keys() - rows:
+        if outputs[name].shape != exact[name].shape:
             other.append(name)
             continue
-        found = difference(value, got, Tolerance(0, 0))
+        found = difference(exact[name], outputs[name], Tolerance(0, 0))
         reach, relative = max(reach, found.max_abs), max(relative, found.max_rel)
-    note = f"{', '.join(other)}: another number of detections" if other else ""
-    return Deployed(session.provider, reach, relative, note)
+    notes = [f"{', '.join(sorted(other))}: another shape"] if other else []
+    for group in groups:
+        match = _match(group, exact, outputs)
+        reach, relative = max(reach, match.max_abs), max(relative, match.max_rel)
+        if match.missing or match.extra:
+            notes.append(f"{len(match.missing)} of {match.matched + len(match.missing)} detections"
+                         f" go, and {len(match.extra)} others come")  # fmt: skip
+    return Deployed(session.provider, reach, relative, "; ".join(notes))
+
+
+def _match(group: d.Group, exact: Mapping[str, Array], outputs: Mapping[str, Array]) -> d.Match:
+    """Match one group's rows, image by image put under each other."""
+    before, after = (d.stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
+                     for values in (exact, outputs))  # fmt: skip
+    near = dict.fromkeys(group.outputs, Tolerance(_NEAR, _NEAR))
+    return d.match(before, after, d.allowed_of(group, before, near))

@@ -83,14 +83,33 @@ class Watched:
         self.where = Where(self._session.provider, {}, self._session.note)
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        """Run; after the first time, ``where`` tells the placement."""
+        """Run; after the first time, ``where`` tells the placement.
+
+        Raises ProviderError where the provider that was asked for ran none of the nodes.
+        """
+        profiled = self._remove.alive
         try:
-            return self._session.run(feed)
+            outputs = self._session.run(feed)
         finally:
-            if self._remove.alive:
+            if profiled:
                 counts = read_placement(self._session.end_profile())
                 self.where = replace(self.where, placement=counts)
                 self._remove()
+        if profiled:
+            self._took_part()
+        return outputs
+
+    def _took_part(self) -> None:
+        where = self.where
+        if not where.placement or where.provider in where.placement:
+            return
+        others = ", ".join(f"{count} on {name}" for name, count in where.placement.items())
+        if not where.note:  # it was asked for by name
+            raise ProviderError(
+                f"{where.provider} was asked for, and took none of the model's nodes: {others}",
+                advice="It has no kernels for them, or none for their type. Use --provider cpu.",
+            )
+        self.where = replace(where, note=f"{where.note}, but took none of the nodes")
 
 
 class Pair:

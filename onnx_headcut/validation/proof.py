@@ -254,7 +254,8 @@ class _Proof:
             self._compare_feed(pair, feed.name, layout, sets)
             if self.deployed is None:
                 outputs = pair.deployed_outputs
-                self.deployed = as_deployed(self.cut, pair.provider, feed, outputs)
+                groups = () if sets is None else sets.groups
+                self.deployed = as_deployed(self.cut, pair.provider, feed, outputs, groups)
 
     def _layout(self, pair: Pair, sites: Sequence[Site]) -> Layout:
         """Find out what the outputs mean, in both models."""

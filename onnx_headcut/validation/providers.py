@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
+import importlib.metadata
 import io
+import os
 import re
+import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,7 +28,6 @@ from onnx_headcut.errors import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 Optimization = Literal["all", "extended", "basic", "none"]
 
@@ -42,17 +46,23 @@ _SHORT_NAMES = {full: short for short, full in FULL_NAMES.items()}
 # another algorithm for the cut model than for the original. Both would drown what is looked for.
 _EXACT_OPTIONS: dict[str, dict[str, str]] = {
     "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
-    "tensorrt": {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
-    "openvino": {"precision": "ACCURACY"},
+    # True and False are written out: unlike CUDA's, its parser takes no 0.
+    "tensorrt": {"trt_fp16_enable": "False", "trt_int8_enable": "False"},
+    "openvino": {"precision": "ACCURACY"},  # it takes bfloat16 where the processor has it
 }
+PACKAGES = {
+    "cpu": "onnxruntime",
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu",
+    "openvino": "onnxruntime-openvino",
+    "dml": "onnxruntime-directml",
+    "coreml": "onnxruntime",
+}
+"""The distribution that brings a provider; all of them install the folder ``onnxruntime``."""
 INSTALL_CUDA = "pip install 'onnx-headcut[cuda]'"
-INSTALL = {
-    "cpu": "pip install --force-reinstall onnxruntime",
-    "cuda": f"pip uninstall -y onnxruntime && {INSTALL_CUDA}",
-    "tensorrt": f"{INSTALL_CUDA} tensorrt  (and its folder on the library path)",
-    "openvino": "pip uninstall -y onnxruntime-gpu && pip install onnxruntime-openvino",
-    "dml": "pip uninstall -y onnxruntime-gpu && pip install onnxruntime-directml  (on Windows)",
-    "coreml": "pip install onnxruntime  (on macOS)",
+_SYSTEMS = {
+    "dml": ("win32", "DirectML is part of Windows"),
+    "coreml": ("darwin", "CoreML is part of macOS"),
 }
 
 
@@ -72,12 +82,63 @@ def import_runtime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415
     except (ImportError, OSError) as error:
-        raise ProviderError(
-            f"onnxruntime cannot be imported: {error}",
-            advice="Run: pip install --force-reinstall onnxruntime-gpu  (onnxruntime where that has"
-            " no wheel). Cutting without validation needs no runtime: --no-validate.",
-        ) from error
-    return onnxruntime
+        problem: str = f"onnxruntime cannot be imported: {error}"
+    else:
+        if hasattr(onnxruntime, "InferenceSession"):
+            return onnxruntime
+        # One of two packages that shared the folder was removed, and took files of both with it.
+        problem = "onnxruntime cannot be imported: only parts of it are left"
+    package = next(reversed(installed()), "onnxruntime-gpu")
+    raise ProviderError(
+        problem,
+        advice=f"Run: pip install --force-reinstall {package}"
+        + ("  (onnxruntime where that has no wheel)" if package == "onnxruntime-gpu" else "")
+        + ". Cutting without validation needs no runtime: --no-validate.",
+    )
+
+
+def installed() -> dict[str, str]:
+    """Which distributions of onnxruntime are installed, with their versions."""
+    found = {}
+    for name in dict.fromkeys(PACKAGES.values()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def how_to_get(provider: str) -> str:
+    """Say what brings a provider here; the line clears away what would be overwritten."""
+    system, only = _SYSTEMS.get(provider, (sys.platform, ""))
+    if system != sys.platform:
+        return f"{only}. Elsewhere, use --provider cpu."
+    if PACKAGES[provider] == "onnxruntime-gpu" and sys.platform == "darwin":
+        return "CUDA is not for macOS: use --provider coreml or cpu."
+    others = [name for name in installed() if name != PACKAGES[provider]]
+    # What two of them share is gone with either: the one that stays has to come anew.
+    gone = " ".join(installed() if others else ())
+    package = (
+        INSTALL_CUDA if PACKAGES[provider] == "onnxruntime-gpu" else f"pip install {PACKAGES[provider]}"
+    )
+    if provider == "tensorrt":
+        package += f" 'tensorrt-cu{_cuda_major()}<{int(tensorrt_major()) + 1}'"
+    return f"Run: {f'pip uninstall -y {gone} && ' if gone else ''}{package}"
+
+
+def tensorrt_major() -> str:
+    """The major version of TensorRT that this onnxruntime was linked with; "10" if it says none."""
+    with contextlib.suppress(ImportError, OSError):
+        folder = Path(import_runtime().__file__).parent / "capi"
+        for library in folder.glob("*onnxruntime_providers_tensorrt.*"):
+            found = re.search(rb"libnvinfer\.so\.(\d+)|nvinfer_(\d+)\.dll", library.read_bytes())
+            if found:
+                return (found[1] or found[2]).decode()
+    return "10"
+
+
+def _cuda_major() -> str:
+    with contextlib.suppress(ProviderError):
+        return str(getattr(import_runtime(), "cuda_version", "") or "13").split(".")[0]
+    return "13"
 
 
 def short_name(provider: str) -> str:
@@ -143,8 +204,7 @@ def probe(name: str) -> str:
     options = session_options(ort, settings, None)
     try:
         with quiet(ort):
-            if name in ("cuda", "tensorrt"):
-                preload(ort)
+            preload(ort, name)
             inner = ort.InferenceSession(
                 _tiny_model(),
                 options,
@@ -159,11 +219,30 @@ def probe(name: str) -> str:
     return ""
 
 
-def preload(ort: Any) -> None:
-    """Load the CUDA libraries of pip packages, which no library path leads to."""
+def preload(ort: Any, provider: str) -> None:
+    """Load the libraries of pip packages, which no library path leads to."""
+    if provider not in ("cuda", "tensorrt"):
+        return
     preload = getattr(ort, "preload_dlls", None)  # since onnxruntime 1.21
     if preload is not None:
         preload()
+    if provider == "tensorrt":
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("tensorrt_libs")  # on import, it loads its libraries
+
+
+@contextlib.contextmanager
+def exactly(settings: SessionSettings) -> Iterator[None]:
+    """Keep TensorRT from TF32, which none of onnxruntime's options does, where results count."""
+    name = "NVIDIA_TF32_OVERRIDE"
+    if settings.provider != "tensorrt" or not settings.deterministic or name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _tiny_model() -> bytes:
@@ -185,6 +264,9 @@ def _tiny_model() -> bytes:
 
 
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# ``auto ov::Boundary(Func&&, …) [with bool typed = …] ``, which names types and no cause.
+_THROWN = re.compile(r"Exception from [\w/.-]+:\d+:\n")
+_TEMPLATE = re.compile(r"auto [\w:]+\(.*?\) \[with .*?\] (?=\[)")
 # ``/onnxruntime_src/…/file.cc:98 onnxruntime::Shape::Shape(const Tensor*, bool) ``, and shorter
 # ``matmul_helper.h:59 Compute ``.
 _PLACE = re.compile(
@@ -195,10 +277,14 @@ _PLACE = re.compile(
 
 def reason(error: BaseException) -> str:
     """Reduce an error of onnxruntime to its useful words: no status, no C++ file, one line."""
-    text = _PLACE.sub("", _STATUS.sub("", str(error)))
+    text = _STATUS.sub("", str(error))
+    for noise in (_TEMPLATE, _PLACE, _THROWN):
+        text = noise.sub("", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    if lines[0].endswith(":") and len(lines) > 1:  # the last of a chain is the cause
+        lines = [f"{lines[0]} {lines[-1]}"]
     # A first line that ends in "the following indices" says nothing without the next.
     line = lines[0] if len(lines[0]) > 120 else " ".join(lines[:2])
     return line if len(line) <= 400 else f"{line[:400]}…"

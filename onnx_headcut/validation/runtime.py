@@ -9,7 +9,9 @@ providers are read back, and ``placement`` counts from a profile which provider 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from onnx_headcut.validation.bfloat16 import BFLOAT16, from_bits, to_bits
 from onnx_headcut.validation.choosing import choose
 from onnx_headcut.validation.providers import (
     SessionSettings,
+    exactly,
     import_runtime,
     provider_list,
     quiet,
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.providers import Optimization
 
 Model = onnx.ModelProto | bytes | Path
+
+# What a device says where no model is to blame: full memory, a broken or too old library.
+_OF_DEVICE = re.compile(
+    r"CUDA (failure|error)|CUDNN|CUBLAS|CUFFT|cudaError|allocate memory|out of memory|no kernel image",
+    re.IGNORECASE,
+)
+_ELSEWHERE = "Close other programs on the device, or use --provider cpu."
 
 
 class RuntimeFailure(HeadcutError):
@@ -68,12 +78,16 @@ class Session:
         Raises RuntimeFailure where onnxruntime refuses the feed or fails.
         """
         try:
-            if BFLOAT16 in (*self._input_types.values(), *self._output_types.values()):
-                values = self._run_with_bfloat16(feed)
-            else:
-                values = self._inner.run(list(self.output_names), dict(feed))
+            with exactly(self._settings):  # engines for dynamic shapes are built only here
+                if BFLOAT16 in (*self._input_types.values(), *self._output_types.values()):
+                    values = self._run_with_bfloat16(feed)
+                else:
+                    values = self._inner.run(list(self.output_names), dict(feed))
         except Exception as error:  # onnxruntime's errors share no base class
-            raise RuntimeFailure(f"onnxruntime could not run the model: {reason(error)}") from error
+            text = f"onnxruntime could not run the model: {reason(error)}"
+            if self.provider != "cpu" and _OF_DEVICE.search(str(error)):
+                raise ProviderError(text, advice=_ELSEWHERE) from error
+            raise RuntimeFailure(text) from error
         for name, value in zip(self.output_names, values, strict=True):
             if not isinstance(value, np.ndarray):
                 raise RuntimeFailure(f"output {name!r} is a {type(value).__name__}, not a tensor")
@@ -121,7 +135,8 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
 
     Raises ProviderError (the provider cannot be used: what is missing and what mends it),
     InputError (no such file, not a valid model), RuntimeFailure (an operator that is not
-    implemented), UsageError (a provider that does not exist).
+    implemented), UsageError (a provider that does not exist). What the CPU takes and the provider
+    does not is a ProviderError, too.
     """
     ort = import_runtime()
     chosen, note = choose(ort, provider)
@@ -131,7 +146,7 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
     try:
-        with quiet(ort):
+        with quiet(ort), exactly(settings):
             inner = ort.InferenceSession(
                 str(source) if isinstance(source, Path) else source,
                 options,
@@ -139,14 +154,35 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
                 enable_fallback=0,  # it would go on elsewhere, and say so on stdout only
             )
     except Exception as error:  # onnxruntime's errors share no base class
+        if chosen != "cpu" and _opens_on_the_cpu(ort, source, settings):
+            raise ProviderError(
+                f"{chosen} cannot take this model, or the part of it that is run: {reason(error)}",
+                advice=_ELSEWHERE if _OF_DEVICE.search(str(error)) else "Use --provider cpu.",
+            ) from error
         raise _load_error(error) from error
     session = Session(inner, source, settings, note)
     if session.provider != chosen:
         raise ProviderError(
             f"{chosen} was asked for and this model's session runs on {session.provider}",
-            advice="Close other programs on the device, or use --provider cpu.",
+            advice=_ELSEWHERE,
         )
     return session
+
+
+def _opens_on_the_cpu(ort: Any, source: bytes | Path, settings: SessionSettings) -> bool:
+    """Whether a model that a provider does not take is one that onnxruntime takes."""
+    on_cpu = replace(settings, provider="cpu")
+    try:
+        with quiet(ort):
+            ort.InferenceSession(
+                str(source) if isinstance(source, Path) else source,
+                session_options(ort, on_cpu, None),
+                providers=provider_list("cpu", deterministic=True),
+                enable_fallback=0,
+            )
+    except Exception:  # noqa: BLE001  (onnxruntime's errors share no base class)
+        return False
+    return True
 
 
 def placement(

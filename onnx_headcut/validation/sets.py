@@ -14,7 +14,7 @@ from onnx_headcut.validation.excite import DENSITIES, Exciter
 from onnx_headcut.validation.reference import flow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnx_headcut.validation.pair import Pair
     from onnx_headcut.validation.probe import Columns
@@ -57,6 +57,11 @@ class Sets:
         self._expected: list[dict[int, dict[float, float]]] = []
         self._columns_of: list[dict[float, int]] = []
         self._calm: list[float] = []
+
+    @property
+    def groups(self) -> Sequence[d.Group]:
+        """Outputs whose rows belong together, once they are studied."""
+        return self._groups
 
     def prove(self) -> None:
         """Excite every kept class in every score tensor, and compare what comes out.
