@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,16 @@ import pytest
 from PIL import Image
 
 from onnx_headcut import Cut, cut
-from onnx_headcut.drift import decode, measure, precision
+from onnx_headcut.drift import decode, mapped, measure, precision
 from onnx_headcut.drift.boxes import Detections, from_centres, overlaps, suppressed
 from onnx_headcut.drift.matching import pair
 from onnx_headcut.errors import InputError
 from onnx_headcut.plan import OutputClasses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from conftest import Done
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ROOT / "models" / "shapes" / "ssd_shapes_ts_softmax.onnx"
@@ -61,7 +64,9 @@ def subject(result: Cut) -> measure.Subject:
     import onnx  # noqa: PLC0415
 
     proto = onnx.load(SHAPES)
-    return measure.Subject(SHAPES, result.model, proto, result.plan, result.classes, result.verdict)
+    columns = mapped.columns_of(result.class_map, result.classes)
+    return measure.Subject(SHAPES, result.model, proto, result.plan, result.classes, result.verdict,
+                           columns)  # fmt: skip
 
 
 def test_a_softmax_over_fewer_classes_raises_scores_and_answers_for_dropped_ones(
@@ -89,6 +94,74 @@ def test_a_cut_to_everything_drifts_nowhere(pictures: Path) -> None:
     found = measure.measure(subject(result), measure.pictures_in(pictures)[:3])
     assert found.score_change == (0.0, 0.0)
     assert found.total("gained") == found.total("lost") == found.total("moved") == 0
+
+
+def as_they_are(folder: Path, spec: str, **how: Any) -> measure.DriftReport:
+    """Drift of a class map, on annotated pictures."""
+    result = cut(SHAPES, spec, provider="cpu", **how)
+    return measure.measure(subject(result), measure.pictures_in(folder),
+                           annotations=folder / "objects.json")  # fmt: skip
+
+
+def test_a_merged_class_is_held_against_all_that_it_is_made_of(pictures: Path) -> None:
+    apart = as_they_are(pictures, "1-14")
+    merged = as_they_are(pictures, "round=circle|ring|hexagon, 2-5, 7-11, 13-14", scores="exact")
+    assert merged.classes[0].sources == (1, 6, 12)
+    parts = [row for row in apart.classes if row.column in (1, 6, 12)]
+    assert 0 < merged.classes[0].before <= sum(row.before for row in parts)
+    assert merged.total("lost") == 0
+    assert merged.classes[0].matched == merged.classes[0].before
+    rest = {row.name: row for row in merged.classes[1:]}
+    for row in apart.classes:
+        if row not in parts:
+            assert row.after == rest[row.name].after
+            assert row.ap50_after == rest[row.name].ap50_after
+    assert merged.classes[0].ap50_before is not None
+    assert merged.classes[0].ap50_after == pytest.approx(merged.classes[0].ap50_before, abs=0.05)
+
+
+def test_a_new_class_has_nothing_to_be_held_against(pictures: Path) -> None:
+    known = as_they_are(pictures, "heart, star, circle")
+    grown = as_they_are(pictures, "heart, heart, square=new, drone=new(copy star), star, circle")
+    names = [row.name for row in grown.classes]
+    assert names == ["heart", "heart", "square", "drone", "star", "circle"]
+    first, second, square, drone, *old = grown.classes
+    assert (first.before, first.after, first.matched) == (second.before, second.after, second.matched)
+    for row in (square, drone):
+        assert row.sources == ()
+        assert row.before == row.gained == row.lost == 0
+        assert row.ap50_before is None
+    assert square.ap50_after == 0  # of the squares in the annotations, which it does not know yet
+    assert sum(row.before for row in (first, *old)) == known.total("before") > 5
+    said = "new classes, of which the original knows nothing: 0 of square, 0 of drone"
+    assert said in str(grown.lines())
+
+
+def test_the_page_and_the_document_of_a_map(
+    pictures: Path, run_here: Callable[..., Done]
+) -> None:
+    spec = "round=circle|ring, heart, heart, drone=new(copy star)"
+    done = run_here("cut", SHAPES, "--keep", spec, "--images", pictures, "--annotations",
+                    pictures / "objects.json", "--report", "r.html", "--output", "cut.onnx", "--json",
+                    "--provider", "cpu")  # fmt: skip
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["drift_on_pictures"]["classes"]
+    assert [(row["name"], row["sources"]) for row in rows] == [
+        ("round", [1, 6]), ("heart", [7]), ("heart", [7]), ("drone", []),
+    ]  # fmt: skip
+    page = Path("r.html").read_text("utf-8")
+    assert "round 0." in page
+    assert re.search(r"knows nothing: \d+ of drone", page)
+
+
+def test_detections_of_members_are_one_object() -> None:
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 0.9], [0.5, 0.5, 1, 1], [0, 0, 0.2, 0.2]])
+    found = Detections(boxes, np.array([2, 3, 3, 5]), np.array([0.9, 0.8, 0.7, 0.6]))
+    both = mapped.Column(1, 2, "m", (2, 3), frozenset())
+    again = mapped.Column(2, 3, "c", (3,), frozenset())
+    seen = mapped.as_columns(found, [both, again, mapped.Column(3, 7, "new", (), frozenset())])
+    assert seen.columns.tolist() == [1, 2, 1, 2, mapped.OTHER]
+    assert seen.scores.tolist() == [0.9, 0.8, 0.7, 0.7, 0.6]
 
 
 # ---------------------------------------------------------------------------------- decoding
@@ -183,13 +256,13 @@ def test_average_precision_by_hand() -> None:
     truth = precision.Truth({"a": objects(box), "b": objects(box)})
 
     def at_half(**found: Detections) -> float | None:
-        return precision.of_class(found, truth, 1, "Cat")[0]
+        return precision.of_class(found, truth, 1, {"cat"})[0]
 
     assert at_half(a=found_at((0.9, box)), b=found_at((0.8, box))) == 1
     wrong_first = found_at((0.9, other), (0.8, box), (0.7, box))
     assert at_half(a=wrong_first, b=found_at()) == pytest.approx(0.5 * 51 / 101)
     assert at_half(a=found_at(), b=found_at()) == 0
-    assert precision.of_class({"a": found_at((0.9, box))}, truth, 1, "dog") == (None, None)
+    assert precision.of_class({"a": found_at((0.9, box))}, truth, 1, {"dog"}) == (None, None)
     crowded = precision.Truth({"a": objects(box, other, crowd=[False, True])})
     inside = {"a": found_at((0.9, [5.2, 5.2, 5.4, 5.4]), (0.8, box))}
     assert precision.of_class(inside, crowded, 1, "cat") == (1, 1)
@@ -242,7 +315,7 @@ def test_average_precision_is_that_of_pycocotools(seed: int, tmp_path: Path) -> 
     truth = precision.read(path)
     for at, category in enumerate(categories):
         name = str(category["name"])
-        half, mean = precision.of_class(detections, truth, at + 1, name)
+        half, mean = precision.of_class(detections, truth, at + 1, {name.casefold()})
         expected = run.eval["precision"][:, :, at, 0, 2]
         if (expected < 0).any():  # so it says that there is no object
             assert half is mean is None

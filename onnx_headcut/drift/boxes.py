@@ -14,7 +14,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture, best first: boxes [n,4], source columns [n], scores [n].
+    """What was found in one picture, best first: boxes [n,4], columns [n], scores [n].
 
     A column of -1 is a class that cannot be told.
     """

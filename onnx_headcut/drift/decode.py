@@ -31,8 +31,8 @@ class CannotDecode(Exception):
 class Decoder:
     """How to read a model's outputs.
 
-    ``columns``: the source column at each column of this model's class axis; ``labels``: the
-    source column for each id that its label output emits; ``background``: the source's column.
+    ``columns``: how to call each column of this model's class axis; ``labels``: the column so called
+    for each id that its label output emits; ``background``: the background's.
     """
 
     outputs: Sequence[OutputClasses]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from onnx_headcut.drift import precision
 from onnx_headcut.drift.boxes import Detections, Floats
 from onnx_headcut.drift.decode import CannotDecode, Decoder
+from onnx_headcut.drift.mapped import as_columns
 from onnx_headcut.drift.matching import Pairs, pair
 from onnx_headcut.errors import InputError
 from onnx_headcut.validation import preprocess
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.classes import Classes
+    from onnx_headcut.drift.mapped import Column
     from onnx_headcut.plan import Plan
     from onnx_headcut.validation.image_inputs import ImageInput
     from onnx_headcut.validation.inputs import NamedFeed
@@ -36,14 +38,18 @@ _SAMPLE = 1500
 
 @dataclass(frozen=True)
 class ClassDrift:
-    """One kept class over all pictures; scores and precision in 0..1, None where nothing tells.
+    """One class of the cut over all pictures; scores and precision in 0..1, None where nothing tells.
 
+    ``sources`` are the source columns that it is made of, whose detections together are those
+    ``before``: several of a merged class, none of a new one, of which only ``after`` is counted.
     ``gained`` and ``lost`` have no partner in the other model; ``on_dropped`` of the gained lie
     where the original found an object of a dropped class.
     """
 
     column: int
+    new: int
     name: str
+    sources: tuple[int, ...]
     before: int
     after: int
     matched: int
@@ -60,7 +66,10 @@ class ClassDrift:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and what both models found in it, scores of 0.3 and more."""
+    """One picture and what both models found in it, scores of 0.3 and more.
+
+    ``before`` is in columns of the original, ``after`` in those of the cut.
+    """
 
     path: Path
     before: Detections
@@ -90,8 +99,8 @@ class DriftReport:
         return int(sum(getattr(row, name) for row in self.classes))
 
     def mean(self, name: str) -> float | None:
-        """Mean of one precision over the classes that have objects."""
-        values = [v for row in self.classes if (v := getattr(row, name)) is not None]
+        """Mean of one precision over the classes that have objects, and that the original knows."""
+        values = [v for row in self.classes if row.sources and (v := getattr(row, name)) is not None]
         return float(np.mean(values)) if values else None
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +135,10 @@ class DriftReport:
         if before is not None and after is not None:
             result.append(f"mAP at IoU 0.5 of the kept classes: {before:.3f} before, {after:.3f}"
                           f" after, on {self.annotated} annotated pictures")  # fmt: skip
+        new = [f"{row.after} of {row.name}" for row in self.classes if not row.sources]
+        if new:
+            result.append(f"detections of new classes, of which the original knows nothing:"
+                          f" {', '.join(new)}")  # fmt: skip
         return [*result, *self.notes]
 
 
@@ -141,7 +154,10 @@ def pictures_in(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Subject:
-    """Both models, and what is known of them: the plan of the cut and the verdict on it."""
+    """Both models, and what is known of them: the plan of the cut and the verdict on it.
+
+    ``columns`` are the classes of the cut.
+    """
 
     original: onnx.ModelProto | Path
     cut: onnx.ModelProto | Path
@@ -149,6 +165,7 @@ class Subject:
     plan: Plan
     classes: Classes
     verdict: Verdict
+    columns: Sequence[Column]
 
 
 def measure(
@@ -181,6 +198,7 @@ def measure(
             except CannotDecode as error:
                 notes.append(f"detections cannot be told from the outputs: {error}")
                 each[path.name] = _NOTHING
+    notes += _unknown(subject, readers[0])
     return _report(subject, images, found, truth, tuple(dict.fromkeys(notes)))
 
 
@@ -188,7 +206,7 @@ _NOTHING = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
 
 
 def _readers(subject: Subject) -> tuple[Decoder, Decoder]:
-    """Make decoders of both models, in columns of the original."""
+    """Make decoders of both models, each in columns of its own."""
     plan, classes = subject.plan, subject.classes
     rows = [r for r in subject.verdict.classes if r.label is not None]
     before = {float(r.label or 0): r.column for r in rows}
@@ -196,11 +214,23 @@ def _readers(subject: Subject) -> tuple[Decoder, Decoder]:
     if len(offsets) == 1:  # the dropped classes' ids run on
         offset = offsets.pop()
         before |= {k + offset: k for k in range(classes.count)}
-    after = {float(r.cut_label): r.column for r in rows if r.cut_label is not None}
+    after = {float(r.cut_label): r.new for r in rows if r.cut_label is not None}
+    order = plan.selection.order
+    home = order.index(classes.background) if classes.background in order else None
     return (
         Decoder(plan.outputs, range(classes.count), before, classes.background, LOWEST),
-        Decoder(plan.outputs, plan.selection.order, after, classes.background, LOWEST),
+        Decoder(plan.outputs, range(len(order)), after, home, LOWEST),
     )
+
+
+def _unknown(subject: Subject, before: Decoder) -> list[str]:
+    """Say which merged classes' members the original's ids do not tell."""
+    known = set(before.labels.values())
+    missing = [c.name for c in subject.columns if known and set(c.members) - known]
+    if not missing:
+        return []
+    names = ", ".join(missing)
+    return [f"not all ids of what {names} is made of are known: the original's finds count in part"]
 
 
 def _detect(
@@ -243,25 +273,29 @@ def _report(
     truth: precision.Truth,
     notes: tuple[str, ...],
 ) -> DriftReport:
-    order, background = subject.plan.selection.order, subject.classes.background
-    kept = frozenset(c for c in order if c != background)
-    clear = [{name: d.of(d.scores >= THRESHOLD) for name, d in each.items()} for each in found]
+    columns = subject.columns
+    kept = frozenset(column.new for column in columns)
+    mapped = [{name: as_columns(d, columns) for name, d in found[0].items()}, found[1]]
+    shown, clear = (
+        [{name: d.of(d.scores >= THRESHOLD) for name, d in each.items()} for each in both]
+        for both in (found, mapped)
+    )
     matches = {p.name: pair(clear[0][p.name], clear[1][p.name], kept) for p in images}
     rows = []
-    for column in [c for c in order if c in kept]:
-        name = subject.classes.name(column)
-        row = _class_row(column, name, clear, matches)
+    for column in columns:
+        row = _class_row(column, clear, matches)
         if truth.objects:
-            (a50, a), (b50, b) = (precision.of_class(d, truth, column, name) for d in found)
-            row = ClassDrift(**(asdict(row) | {"ap50_before": a50, "ap50_after": b50,
-                                               "ap_before": a, "ap_after": b}))  # fmt: skip
+            (a50, a), (b50, b) = (precision.of_class(d, truth, column.new, column.truth)
+                                  for d in mapped)  # fmt: skip
+            a50, a = (a50, a) if column.members else (None, None)
+            row = replace(row, ap50_before=a50, ap50_after=b50, ap_before=a, ap_after=b)
         rows.append(row)
     scores = [
         (clear[0][name].scores[i], clear[1][name].scores[j])
         for name, match in matches.items()
         for i, j in match.pairs
     ]
-    pictures = tuple(Picture(p, clear[0][p.name], clear[1][p.name]) for p in images)
+    pictures = tuple(Picture(p, shown[0][p.name], shown[1][p.name]) for p in images)
     table = np.array(scores, np.float64).reshape(-1, 2)[:_SAMPLE]
     annotated = sum(p.name in truth.objects for p in images)
     if truth.objects and not annotated:
@@ -270,22 +304,21 @@ def _report(
 
 
 def _class_row(
-    column: int,
-    name: str,
-    clear: Sequence[Mapping[str, Detections]],
-    matches: Mapping[str, Pairs],
+    column: Column, clear: Sequence[Mapping[str, Detections]], matches: Mapping[str, Pairs]
 ) -> ClassDrift:
     counts = dict.fromkeys(("matched", "moved", "gained", "lost", "on_dropped"), 0)
     changes: list[float] = []
-    for picture, match in matches.items():
-        before, after = clear[0][picture], clear[1][picture]
-        of_it = [(i, j) for i, j in match.pairs if before.columns[i] == column]
+    totals = [sum(int((d.columns == column.new).sum()) for d in each.values()) for each in clear]
+    for picture, match in matches.items() if column.members else ():
+        old, new = clear[0][picture], clear[1][picture]
+        of_it = [(i, j) for i, j in match.pairs if old.columns[i] == column.new]
         counts["matched"] += len(of_it)
         counts["moved"] += sum(1 for p in of_it if p in match.moved)
-        counts["gained"] += sum(1 for j in match.gained if after.columns[j] == column)
-        counts["on_dropped"] += sum(1 for j in match.on_dropped if after.columns[j] == column)
-        counts["lost"] += sum(1 for i in match.lost if before.columns[i] == column)
-        changes += [float(after.scores[j] - before.scores[i]) for i, j in of_it]
-    totals = [sum(int((d.columns == column).sum()) for d in each.values()) for each in clear]
+        counts["gained"] += sum(1 for j in match.gained if new.columns[j] == column.new)
+        counts["on_dropped"] += sum(1 for j in match.on_dropped if new.columns[j] == column.new)
+        counts["lost"] += sum(1 for i in match.lost if old.columns[i] == column.new)
+        changes += [float(new.scores[j] - old.scores[i]) for i, j in of_it]
     change = float(np.mean(changes)) if changes else None
-    return ClassDrift(column, name, totals[0], totals[1], score_change=change, **counts)
+    before, after = totals
+    return ClassDrift(column.column, column.new, column.name, column.members, before, after,
+                      score_change=change, **counts)  # fmt: skip

@@ -18,7 +18,7 @@ from onnx_headcut.drift.boxes import Floats, overlaps
 from onnx_headcut.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from pathlib import Path
 
     from onnx_headcut.drift.boxes import Detections
@@ -48,9 +48,9 @@ class Truth:
 
     objects: Mapping[str, list[tuple[str, Floats, bool]]] = field(default_factory=dict)
 
-    def of(self, picture: str, name: str) -> Objects:
-        """Give the objects of one class in one picture."""
-        mine = [item for item in self.objects.get(picture, ()) if item[0] == name]
+    def of(self, picture: str, names: Container[str]) -> Objects:
+        """Give the objects of one class in one picture, which may have several ``names``."""
+        mine = [item for item in self.objects.get(picture, ()) if item[0] in names]
         boxes = np.array([box for _, box, _ in mine], np.float64).reshape(-1, 4)
         return Objects(boxes, np.array([crowd for *_, crowd in mine], bool))
 
@@ -86,11 +86,12 @@ def _name(image: Mapping[str, Any]) -> str:
 
 
 def of_class(
-    detections: Mapping[str, Detections], truth: Truth, column: int, name: str
+    detections: Mapping[str, Detections], truth: Truth, column: int, names: Container[str]
 ) -> tuple[float | None, float | None]:
     """AP at an overlap of one half, and COCO's mean over 0.5 to 0.95, of one class.
 
-    None where no annotated picture has an object of it.
+    ``names``, in lower case, are those of its objects in the annotations. None where no annotated
+    picture has an object of it.
     """
     scores: list[Floats] = []
     judged: list[tuple[Bools, Bools]] = []
@@ -98,7 +99,7 @@ def of_class(
     for picture, found in detections.items():
         if picture not in truth.objects:
             continue
-        objects = truth.of(picture, name.casefold())
+        objects = truth.of(picture, names)
         mine = found.of(found.columns == column)
         mine = mine.of(np.argsort(-mine.scores, kind="stable")[:_MOST])
         scores.append(mine.scores)

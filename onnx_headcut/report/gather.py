@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.verdict import Verdict
 
     Progress = Callable[[str], None]
-
-_NO_DRIFT = (
-    "drift on pictures is not measured: the cut merges, repeats or adds classes, so that its "
-    "detections are of other classes than the original's"
-)
-
 
 @dataclass(frozen=True)
 class Wish:
@@ -62,14 +56,14 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     wanted = ClassMap.of_columns(order, located.count, classes.background)
     exact = wanted if record is not None and record.exact else None
     plan = make_plan(analysis, located, wanted.selection, exact=exact)
-    drift = None
-    if wish.images and record is not None and record.map and _has_other_classes(record.map):
-        plan = replace(plan, notes=(*plan.notes, _NO_DRIFT))
-    elif wish.images:
-        from onnx_headcut.drift import measure  # noqa: PLC0415  (only with pictures)
+    called, drift = _called(record, len(order)), None
+    if wish.images:
+        from onnx_headcut.drift import mapped, measure  # noqa: PLC0415  (only with pictures)
 
+        known_map = record.map if record is not None and record.map else wanted
+        columns = mapped.columns_of(known_map, classes, called)
         proto = analysis.source.proto
-        both = measure.Subject(original, cut, proto, plan, classes, verdict)
+        both = measure.Subject(original, cut, proto, plan, classes, verdict, columns)
         drift = _drift(both, wish, progress)
     bench = None
     if wish.speed and isinstance(cut, Path) and verdict:
@@ -77,7 +71,7 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     found = inspection(analysis, located, classes, plan)
     before = figures(analysis, located)
     return Material(original.name, name, verdict, plan, classes, found.heads, before, _after(cut),
-                    drift, bench, _called(record, len(order)))  # fmt: skip
+                    drift, bench, called)  # fmt: skip
 
 
 def _record(cut: Path | onnx.ModelProto) -> CutRecord | None:
@@ -86,13 +80,6 @@ def _record(cut: Path | onnx.ModelProto) -> CutRecord | None:
         return read_cut_metadata(metadata_of(load(cut, small=True).proto))
     except HeadcutError:
         return None
-
-
-def _has_other_classes(class_map: ClassMap) -> bool:
-    """Whether its classes are not the original's one by one, so that detections do not pair off."""
-    made = [row for row in class_map.rows if not row.plain]
-    fitted = [row for row in made if row.start is not None and row.start.kind == "given"]
-    return class_map.repeats or len(made) > len(fitted)
 
 
 def _called(record: CutRecord | None, count: int) -> tuple[str | None, ...]:

@@ -206,13 +206,24 @@ def _plots(d: DriftReport) -> Markup | None:
 def _pictures(m: Material) -> Markup | None:
     if m.drift is None or not m.drift.pictures:
         return None
-    kept = frozenset(m.plan.selection.order)
     words = "Dashed and grey: objects of dropped classes, which only the original names."
     shown = m.drift.pictures[:_MOST_PICTURES]
-    drawn = [pictures.compared(p, m.classes, kept, number) for number, p in enumerate(shown)]
+    sides = _sides(m, m.drift)
+    drawn = [pictures.compared(p, sides, number) for number, p in enumerate(shown)]
     rest = len(m.drift.pictures) - len(shown)
     more = h("p", f"{rest} more pictures were measured.", class_="faint") if rest else None
     return _section("Pictures", h("p", words), *drawn, more)
+
+
+def _sides(m: Material, drift: DriftReport) -> tuple[pictures.Side, pictures.Side]:
+    """How both models' columns are called and drawn: what becomes one class has one colour."""
+    names = {c: m.classes.name(c) for c in range(m.classes.count)}
+    colours = {c: row.column for row in reversed(drift.classes) for c in row.sources}
+    return (
+        pictures.Side("original", names, colours),
+        pictures.Side("cut", {row.new: row.name for row in drift.classes},
+                      {row.new: row.column for row in drift.classes}),
+    )  # fmt: skip
 
 
 def _speed(m: Material) -> Markup | None:

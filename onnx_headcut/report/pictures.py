@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx_headcut.report.html import Markup, h
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from onnx_headcut.classes import Classes
     from onnx_headcut.drift.boxes import Detections
     from onnx_headcut.drift.measure import Picture
 
@@ -24,7 +25,19 @@ _COLOURS = ("#e4572e", "#1f8ef1", "#2a9d4a", "#c04ce0", "#d19000", "#00a3a3", "#
 _DROPPED = "#8a949e"
 
 
-def compared(picture: Picture, classes: Classes, kept: frozenset[int], number: int) -> Markup:
+@dataclass(frozen=True)
+class Side:
+    """One of the two models: who it is, what its columns are called, and a number for their colour.
+
+    Columns without a colour are those of dropped classes.
+    """
+
+    who: str
+    names: Mapping[int, str]
+    colours: Mapping[int, int]
+
+
+def compared(picture: Picture, sides: Sequence[Side], number: int) -> Markup:
     """Draw one picture twice, with what the original and the cut find in it.
 
     ``number`` tells the switches of a page's pictures apart.
@@ -33,11 +46,11 @@ def compared(picture: Picture, classes: Classes, kept: frozenset[int], number: i
     halves = [
         h(
             "div",
-            _drawn((data, width, height), found, classes, kept, f"{picture.path.name}, {who}"),
-            h("p", f"{who}: {_words(found, classes)}", class_="faint"),
-            class_=who,
+            _drawn((data, width, height), found, side, f"{picture.path.name}, {side.who}"),
+            h("p", f"{side.who}: {_words(found, side)}", class_="faint"),
+            class_=side.who,
         )
-        for who, found in (("original", picture.before), ("cut", picture.after))
+        for side, found in zip(sides, (picture.before, picture.after), strict=True)
     ]
     name = picture.path.name
     return h("figure", _switch(name, number), h("div", *halves, class_="pair"), h("figcaption", name))
@@ -67,23 +80,17 @@ def _small(path: Path) -> tuple[str, int, int]:
     return base64.b64encode(out.getvalue()).decode(), image.width, image.height
 
 
-def _drawn(
-    image: tuple[str, int, int],
-    found: Detections,
-    classes: Classes,
-    kept: frozenset[int],
-    title: str,
-) -> Markup:
+def _drawn(image: tuple[str, int, int], found: Detections, side: Side, title: str) -> Markup:
     data, width, height = image
     # The best detection is drawn last, above the others.
     boxes = [
         _box(
             found.boxes[k] * [width, height, width, height], int(found.columns[k]),
-            float(found.scores[k]), classes, kept, width,
+            float(found.scores[k]), side, width,
         )
         for k in reversed(range(len(found)))
     ]  # fmt: skip
-    said = f"{title}: {_words(found, classes)}"
+    said = f"{title}: {_words(found, side)}"
     source = f"data:image/jpeg;base64,{data}"
     return h(
         "svg", h("title", said), h("image", href=source, width=width, height=height), *boxes,
@@ -91,12 +98,11 @@ def _drawn(
     )  # fmt: skip
 
 
-def _box(
-    box: object, column: int, score: float, classes: Classes, kept: frozenset[int], width: int
-) -> Markup:
+def _box(box: object, column: int, score: float, side: Side, width: int) -> Markup:
     x0, y0, x1, y1 = (float(v) for v in box)  # type: ignore[attr-defined]  # an array of four
-    colour = _COLOURS[column % len(_COLOURS)] if column in kept else _DROPPED
-    label = f"{_name(column, classes)} {score:.2f}"
+    kept = column in side.colours
+    colour = _COLOURS[side.colours[column] % len(_COLOURS)] if kept else _DROPPED
+    label = f"{_name(column, side)} {score:.2f}"
     size = width / 34  # as large on the page, whatever the picture's size
     wide, top = 0.58 * size * len(label) + size / 3, max(y0 - 1.3 * size, 0)
     left = max(min(x0, width - wide), 0)
@@ -105,7 +111,7 @@ def _box(
         h("rect", x=f"{x0:.1f}", y=f"{y0:.1f}", width=f"{max(x1 - x0, 0):.1f}",
           height=f"{max(y1 - y0, 0):.1f}", fill="none", stroke=colour,
           stroke_width=f"{size / 6:.2f}",
-          stroke_dasharray=None if column in kept else f"{size / 2:.2f}"),
+          stroke_dasharray=None if kept else f"{size / 2:.2f}"),
         h("rect", x=f"{left:.1f}", y=f"{top:.1f}", width=f"{wide:.1f}", fill=colour,
           height=f"{1.3 * size:.1f}"),
         h("text", label, x=f"{left + size / 6:.1f}", y=f"{top + size:.1f}", fill="#fff",
@@ -113,11 +119,11 @@ def _box(
     )  # fmt: skip
 
 
-def _words(found: Detections, classes: Classes) -> str:
-    names = [_name(int(c), classes) for c in found.columns]
+def _words(found: Detections, side: Side) -> str:
+    names = [_name(int(c), side) for c in found.columns]
     counts = [f"{names.count(n)} {n}" if names.count(n) > 1 else n for n in dict.fromkeys(names)]
     return ", ".join(counts) or "nothing"
 
 
-def _name(column: int, classes: Classes) -> str:
-    return classes.name(column) if column >= 0 else "a dropped class"
+def _name(column: int, side: Side) -> str:
+    return side.names.get(column, "a dropped class")
