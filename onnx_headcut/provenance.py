@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnx_headcut import limits
 from onnx_headcut.errors import CallReached
 from onnx_headcut.facts import attributes
 from onnx_headcut.plain import plain, simple
@@ -126,6 +127,7 @@ class Flow:
     softmaxes: list[tuple[Array, int]] = field(default_factory=list)
     """What went over which axis into each softmax over channels; histories say its number."""
     bits: int = 0
+    _held: int = 0
     _known: dict[tuple[int, str], int] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------ running
@@ -170,6 +172,7 @@ class Flow:
             if shape is None or len(shape) < 2 or not (weight_first or self._is_stored(node.input[1])):
                 continue
             axis = channel_axis(original, len(shape), weight_first=weight_first)
+            self._hold(original, shape)
             leaf = Leaf(i, node.output[0], shape, axis, start, form.activation if form else "")
             self.leaves.append(leaf)
             start += leaf.places
@@ -180,6 +183,12 @@ class Flow:
             if leaf.activation:
                 origin.history = self._advance(origin, leaf.activation)
             self.origins[leaf.value] = origin
+
+    def _hold(self, node: onnx.NodeProto, shape: tuple[int, ...]) -> None:
+        """Refuse what memory and time do not suffice for, before they are taken."""
+        limits.check(node, shape)
+        self._held += math.prod(shape)
+        limits.check_all(node, self._held)
 
     def _refuse_calls(self, hidden: dict[str, bool]) -> None:
         """Say which calls have weights in them and may make the class scores."""
@@ -229,8 +238,11 @@ class Flow:
         return bool((weight.ravel() == np.arange(weight.size)).all())
 
     def _step(self, node: onnx.NodeProto) -> None:
-        if any(self.scope.old(o).static is None for o in node.output if o):
+        shapes = [self.scope.old(o).static for o in node.output if o]
+        if None in shapes:
             return
+        for shape in shapes:
+            self._hold(node, shape or ())
         if node.op_type in MOVING:
             moved = self._move(node)
         elif node.op_type in elementwise.BROADCASTING:

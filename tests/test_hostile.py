@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -365,6 +366,12 @@ def wide_head(model: onnx.ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[k].dim_value = 1 << 20
 
 
+def wide_picture(model: onnx.ModelProto) -> None:
+    """Places enough to take minutes and gigabytes, where those are given."""
+    for k in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[k].dim_value = 1 << 14
+
+
 def wide_reshape(model: onnx.ModelProto) -> None:
     tensor(model, "to_scores").raw_data = np.array([0, 1 << 40, 6]).tobytes()
 
@@ -380,6 +387,7 @@ def wide_reshape(model: onnx.ModelProto) -> None:
         bomb("Tile", "logits", [1 << 20, 1 << 20, 1]),
         bomb("Expand", "logits", [1 << 20, 1, 1, 1]),
         wide_head,
+        wide_picture,
         wide_reshape,
     ],
 )
@@ -401,6 +409,23 @@ def test_billions_of_elements(tmp_path: Path, change: Callable[[onnx.ModelProto]
     assert done.code in {0, 2, 3}, done.err
     assert "Traceback" not in done.err
     assert (tmp_path / "out.onnx").exists() == (done.code == 0)
+
+
+@pytest.mark.parametrize("change", [wide_head, wide_picture, bomb("Tile", "logits", [1 << 20, 9, 1])])
+def test_too_many_scores_are_refused_before_they_are_numbered(
+    change: Callable[[onnx.ModelProto], None],
+) -> None:
+    """Whatever the memory: at the node, with a way out."""
+    model = tiny()
+    change(model)
+    tracemalloc.start()
+    with pytest.raises(hc.GraphRefused, match="too many to be followed") as caught:
+        hc.cut(model, KEEP, validation=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.node
+    assert "--input-shape" in caught.value.advice
+    assert peak < 1 << 26
 
 
 # ------------------------------------------------------------------------------ names and fuzz

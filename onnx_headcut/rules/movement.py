@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut import edits as ed
+from onnx_headcut import limits
 from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
+from onnx_headcut.rules import beside
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def movement(view: View) -> Outcome:
         view.refuse("its indices or sizes depend on classes")
     labels = view.labels(0)
     shape = view.shape(0)
+    for name in view.node.output:
+        limits.check(view.node, view.scope.old(name).static or ())
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     before = run(view, view.node, [f.value for f in view.old], numbers)
     marks = [mark_of(view, o, labels, shape) for o in before]
@@ -320,7 +324,7 @@ def _stack(view: View, labels: Labels) -> Outcome:
     edits: list[ed.Edit] = []
     for i, mark in enumerate(view.marks):
         if mark is None:
-            edits += view.select(i, labels.axis, view.take(labels.ids))
+            edits += beside.select(view, i, labels.axis, labels.ids)
         elif not labels.same(mark):
             view.refuse("its inputs carry different classes at the same positions")
     return Outcome([labels], edits)
