@@ -211,9 +211,26 @@ def _patch_through(
                 edits += patch(trace, scope, maker, k, want)
         return edits
     source = scope.new(node.input[0]).value
+    if node.op_type in {"Add", "Sub"}:
+        return _patch_term(trace, scope, maker, wanted, user)
     if node.op_type in PASSING | RESHAPING and source is not None and source.size == wanted.size:
         return patch(trace, scope, maker, 0, wanted.reshape(source.shape).astype(source.dtype))
     raise _computed(user, node.output[0])
+
+
+def _patch_term(
+    trace: Trace, scope: Scope, maker: int, wanted: Array, user: onnx.NodeProto
+) -> list[ed.Edit]:
+    """A sum of a stored number and one that the graph finds: the stored one makes up for it."""
+    node = scope.graph.node[maker]
+    fixed = [k for k, n in enumerate(node.input) if is_fixed(scope, n)]
+    values = [scope.new(n).value for n in node.input]
+    if len(fixed) != 1 or any(v is None or v.size != 1 for v in values) or wanted.size != 1:
+        raise _computed(user, node.output[0])
+    stored, other = (np.asarray(values[k]) for k in (fixed[0], 1 - fixed[0]))
+    total, rest = int(wanted.item()), int(other.item())
+    number = total - rest if node.op_type == "Add" else rest - total if fixed[0] else total + rest
+    return patch(trace, scope, maker, fixed[0], np.full(stored.shape, number, stored.dtype))
 
 
 def _collect(trace: Trace, scope: Scope, maker: int, edits: list[ed.Edit]) -> None:

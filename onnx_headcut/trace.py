@@ -271,6 +271,7 @@ class Trace:
         )
         if not marked:
             if any(n is not o for n, o in zip(view.new, view.old, strict=True)):
+                self.follow(view)
                 scope.set_new(node, self.infer_new(view))
             return
         try:
@@ -295,6 +296,13 @@ class Trace:
     def is_before(self, view: View) -> bool:
         """Whether a node leads to activated scores that the map is applied to, and stays as it is."""
         return self.front is not None and not view.scope.place and view.place[-1] in self.front.before
+
+    def follow(self, view: View) -> None:
+        """Numbers that a changed extent is reckoned with change with it."""
+        from onnx_headcut.rules.extents import followed  # noqa: PLC0415  rules import this module
+
+        for edit in followed(view):
+            self.add(edit, view)
 
     def start(self, view: View) -> None:
         """Labels begin at the outputs that are a front; the node itself stays as it is."""
@@ -380,6 +388,7 @@ class Trace:
         node = scope.graph.node[i]
         while len(names) < 8:
             marked = [n for n in node.input if scope.mark(n) is not None]
+            marked = marked or [n for n in node.input if scope.new(n) is not scope.old(n)]
             before = scope.node_of(marked[0]) if marked else None
             if before is None:
                 break

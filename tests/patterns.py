@@ -215,6 +215,7 @@ PATTERNS: dict[str, Callable[[], Pattern]] = {}
 
 REFUSED: dict[str, tuple[str, str]] = {
     "loop_over_classes_whose_count_is_used": ("Mul", "class numbers"),
+    "extent_less_a_number_of_two_meanings": ("Sub", "the first or the last"),
 }
 """Patterns that are refused: the op, and a part of the reason."""
 
@@ -757,6 +758,48 @@ def rows_padded_to_a_full_table() -> Pattern:
     outputs = "float[1,40,6] table"
     text = graph(outputs, weights, body)
     return Pattern(text, heads, read=lambda o: o[0][0], background=None, some=3)
+
+
+@pattern
+def rows_as_wide_as_what_is_beside_classes() -> Pattern:
+    """The width of rows, and what lies behind the classes, by the extent less boxes and classes"""
+    return changed(
+        rows_padded_to_a_full_table(),
+        ("Concat <axis = 2> (rects, probs)", "Concat <axis = 2> (rects, probs, rects)"),
+        (
+            "beyond = Slice (all, ten, ten, c2)",
+            """all_size = Shape (all)
+      extent = Gather <axis = 0> (all_size, c2)
+      extra = Sub (extent, ten)
+      end = Add (ten, extra)
+      beyond = Slice (all, ten, end, c2)
+      width = Add (six_1, extra)""",
+        ),
+        ("missing = Mul (left, six)", "missing = Mul (left, width)"),
+        ("behind = Unsqueeze (missing, c0)", "behind = Identity (missing)"),
+        (
+            "square = Reshape (padded, to_square)",
+            """square_size = Concat <axis = 0> (forty_1, width)
+      square = Reshape (padded, square_size)
+      all_rows = Concat <axis = 0> (c1, square_size)""",
+        ),
+        ("> (to_all)", "> (all_rows)"),
+        ("float[1,40,6] table", "float[1,40,W] table"),
+        ("int64 six = {6}", "int64[1] six_1 = {6}, int64[1] forty_1 = {40}"),
+    )
+
+
+@pattern
+def extent_less_a_number_of_two_meanings() -> Pattern:
+    """An axis of 4 numbers of a box, 6 classes and 10 others: its extent less 10 may be either"""
+    return changed(
+        rows_as_wide_as_what_is_beside_classes(),
+        (
+            "all = Concat <axis = 2> (rects, probs, rects)",
+            """pair = Slice (rects, c0, c2, c2)
+      all = Concat <axis = 2> (rects, probs, rects, rects, pair)""",
+        ),
+    )
 
 
 @pattern

@@ -202,6 +202,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         Reads("objects", 2, to(6)),
     ),
     "rows are cut short": ("rows_padded_to_a_full_table", Reads("missing", 1, to(3))),
+    "rows are wide by the old class count": (
+        "rows_as_wide_as_what_is_beside_classes",
+        Reads("extra", 1, plus(1)),
+    ),
     "another column is the background": ("argmax_over_classes", Reads("same", 1, to(1))),
     "ids are off by one in a loop": ("nms_in_a_loop_over_the_batch", Reads("some_ids", 1, to(0))),
     "a loop ends too early": ("loop_over_classes_by_slice", Reads("go", 1, to(2))),
