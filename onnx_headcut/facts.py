@@ -230,6 +230,8 @@ class Interpreter:
             return None
         if node.op_type == "Shape" and node.input:
             return [self._shape_of(node, inputs[0])]
+        if node.op_type == "Size" and inputs and inputs[0].static is not None:
+            return [of_array(np.array(math.prod(inputs[0].static), np.int64))]
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             # before opset 9 the schema knows floats only; exporters wrote integers all the same
             return [of_tensor(node.attribute[0].t, self.folder)]

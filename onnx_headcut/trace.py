@@ -214,7 +214,8 @@ class Trace:
 
     def finish(self, scope: Scope) -> None:
         """Decide what values at the graph's outputs mean, and look at every edited node again."""
-        from onnx_headcut.rules.deciding import decide_output  # noqa: PLC0415  imports this module
+        from onnx_headcut.rules import companions  # noqa: PLC0415  rules import this module
+        from onnx_headcut.rules.deciding import decide_output  # noqa: PLC0415
 
         for output in scope.graph.output:
             at = scope.index.producer.get(output.name)
@@ -233,6 +234,7 @@ class Trace:
             self._check_constants(view, facts)
             self._check(view, [scope.mark(o) for o in node.output], facts)
             scope.set_new(node, facts)
+        companions.check(self, scope)
 
     def _check_constants(self, view: View, facts: Sequence[Fact]) -> None:
         """Refuse where a constant that one node needs changed decides what another makes."""
@@ -257,7 +259,7 @@ class Trace:
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
-        from onnx_headcut.rules import outcome  # noqa: PLC0415  rules import this module
+        from onnx_headcut.rules import counts, outcome  # noqa: PLC0415  rules import this module
 
         view = View(self, scope, i)
         if self.is_before(view):
@@ -270,17 +272,21 @@ class Trace:
             or (scope.captures_marks(node))
         )
         if not marked:
+            if node.op_type in counts.BODIES:
+                counts.check_bodies(view)
             if any(n is not o for n, o in zip(view.new, view.old, strict=True)):
                 self.follow(view)
                 scope.set_new(node, self.infer_new(view))
             return
+        if head is None:
+            counts.check(view)
         try:
             result = outcome(view, head)
         except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
             view.refuse(f"its rule does not cover this use ({type(error).__name__}: {error})")
         for edit in result.edits:
             self.add(edit, view)
-        scope.set_marks(node, result.marks)
+        scope.set_marks(node, counts.entered(view, result.marks))
         dead = [isinstance(m, Whole) and m.cls not in self.selection.column for m in result.marks]
         if all(dead) and dead:
             scope.set_new(node, [UNKNOWN] * len(node.output))

@@ -201,8 +201,7 @@ def padded(view: View, mark: Mark | None, value: float) -> Mark | None:
 def lengthened(view: View, state: State, mark: Mark | None) -> None:
     """A carried value that starts as a constant with a place for each class starts with fewer."""
     if isinstance(mark, Labels) and view.marks[state.slot] is None:
-        take = view.take(mark.ids)
-        for edit in shorten(view, state.slot, mark.axis, len(mark.ids), take):
+        for edit in shorten(view, state.slot, mark.axis, mark.ids):
             view.trace.add(edit, view)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.labels import Columns, Lookup, Mark, Rows
-from onnx_headcut.rules import movement
+from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import decide, is_free
 from onnx_headcut.rules.indexing import ids_along
 from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
@@ -224,5 +224,6 @@ def by_columns(view: View) -> Outcome:
         view.demand(0, k, ids_along(mark, extent))
         decide(view, mark, {"position"})
         if extent != 1:
+            beside.refuse_numbers(view, 0, k, ids_along(mark, extent), mark.take)
             return Outcome([Rows()], view.select(0, k, mark.take))
     return Outcome([Rows()])

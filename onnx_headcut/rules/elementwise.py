@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.labels import NONE, Labels, Rows
+from onnx_headcut.rules import beside
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
@@ -120,7 +121,6 @@ def broadcasting(view: View) -> Outcome:
     if axis is None or ids is None:
         view.refuse("all its labelled inputs have one position only on their class axis")
         raise AssertionError  # pragma: no cover  refuse() does not return
-    take = view.take(ids)
     edits: list[ed.Edit] = []
     for i, name in enumerate(view.node.input):
         if not name or isinstance(view.marks[i], Labels):
@@ -133,12 +133,13 @@ def broadcasting(view: View) -> Outcome:
             if not isinstance(other, Rows) or other.numbered or not stretched:
                 view.refuse(f"its input {name!r} depends on classes in another way than the others")
             continue
-        edits += shorten(view, i, own, len(ids), take)
+        edits += shorten(view, i, own, ids)
     return Outcome([Labels(axis, ids)], edits)
 
 
-def shorten(view: View, i: int, axis: int, extent: int, take: Ints) -> list[ed.Edit]:
+def shorten(view: View, i: int, axis: int, ids: Ints) -> list[ed.Edit]:
     """Edits for an unlabelled operand that has the class extent on ``axis``, if it has."""
+    extent, take = len(ids), view.take(ids)
     if axis < 0 or (len(take) == extent and np.array_equal(take, np.arange(extent))):
         return []
     shape = view.old[i].shape
@@ -155,7 +156,7 @@ def shorten(view: View, i: int, axis: int, extent: int, take: Ints) -> list[ed.E
                 view.refuse(f"its input {view.node.input[i]!r} changes with the class count, "
                             "and what it holds then is not known")  # fmt: skip
             return []
-        return view.select(i, axis, take)
+        return beside.select(view, i, axis, ids)
     return []
 
 

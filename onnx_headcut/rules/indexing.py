@@ -9,7 +9,7 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed, select
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
-from onnx_headcut.rules import movement
+from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import commit, decide, is_free, is_position, offset_of, possible
 from onnx_headcut.rules.joining import picked
 from onnx_headcut.rules.options import counted, merge_options
@@ -299,6 +299,9 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
         view.refuse(f"its table has {stored.shape[axis]} rows, but class indices go further")
     options: list[Option] = []
     flat = stored.ndim == 1
+    if not flat:
+        read = np.moveaxis(stored.take(old_rows, axis), axis, -1)
+        beside.refuse_values(view, 0, read, index.ids, index.take)
     for option in index.options:
         rows = rows_for(option.new.astype(np.int64), old_rows[index.take])
         if rows is None:

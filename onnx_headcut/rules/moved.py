@@ -71,7 +71,7 @@ def numbered(view: View, before: Rows) -> Rows:
             return Rows()
         if view.op in PAIRED and not _picks(view):
             return Rows(paired=True)
-    elif view.op == "NonMaxSuppression" and not before.paired:
+    elif view.op == "NonMaxSuppression" and not before.paired and operands == [first]:
         return Rows()
     elif view.op in APART:
         if alike and len(operands) == 2 and view.op in COMPARING:
