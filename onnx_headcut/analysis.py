@@ -27,7 +27,7 @@ from onnx_headcut.model import Index, Source, captures, subgraphs_of
 from onnx_headcut.plain import refuse_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import onnx
 
@@ -136,6 +136,16 @@ class Scope:
         self.after.clear()
         for child in self.children.values():
             child.forget()
+
+    def touched(self, names: Iterable[str]) -> bool:
+        """Whether one of ``names`` has a mark, or is not what it was."""
+        for name in names:
+            scope: Scope | None = self
+            while scope is not None:
+                if name in scope.marks or name in scope.after:
+                    return True
+                scope = None if name in scope.facts else scope.parent
+        return False
 
     def captures_marks(self, node: onnx.NodeProto) -> bool:
         """Whether a subgraph of ``node`` reads a marked value by outer scope."""

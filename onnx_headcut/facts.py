@@ -38,6 +38,15 @@ VALUE_LIMIT = 1 << 20
 STORED_LIMIT = VALUE_LIMIT // 16
 """Elements up to which stored tensors are read."""
 
+SHARED = 1 << 14
+"""Nodes of different kinds whose facts are shared by all models of a process."""
+
+_SHARED_DOMAINS = frozenset({"", "ai.onnx", MICROSOFT})
+_shared: dict[object, list[Fact]] = {}
+
+ROOM = 1 << 22
+"""Elements whose places are remembered, of all movement ops together: 16 MB."""
+
 _GRAPHS = frozenset({onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS})
 
 FUNCTION_STEPS = 50_000
@@ -114,6 +123,7 @@ class Interpreter:
         folder: Path | None = None,
     ) -> None:
         self.opset_imports = list(opset_imports)
+        self._imports = tuple(sorted((o.domain, o.version) for o in opset_imports))
         self.opsets = {o.domain: o.version for o in opset_imports}
         self.opsets.setdefault("", self.opsets.get("ai.onnx", 1))
         self.ir_version = max(ir_version, 3)
@@ -124,6 +134,9 @@ class Interpreter:
         self.folder: Path | None = caller.folder if caller else folder
         self._implementations: dict[tuple[str, str], Any] = {}
         self._known: dict[object, list[Fact]] = {}
+        self.memory: dict[object, Any] = {}
+        """What was worked out of the original's nodes, by whatever it follows from."""
+        self._room = ROOM
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
         """Execute one node on arrays with onnx's reference implementation.
@@ -160,6 +173,29 @@ class Interpreter:
                 attribute.t.CopyFrom(numpy_helper.from_array(value, attribute.t.name))
         return full
 
+    def moved(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> tuple[list[Array], object]:
+        """Where a movement op takes the elements of its first input: their numbers (int32), read-only.
+
+        The shape of the first input is known, and the values of the others. Nodes of one kind are run
+        once while there is room to remember it; the second result stands for the kind, or is None.
+        """
+        shape = inputs[0].static or ()
+        size = math.prod(shape)
+        kind = _kind(node, [Fact(shape, TensorProto.INT32), *inputs[1:]])
+        if kind in self.memory:
+            found: list[Array] = self.memory[kind]
+            return found, kind
+        numbers = np.arange(size, dtype=np.int32).reshape(shape)
+        result = self.run(node, [numbers, *(f.value for f in inputs[1:])])
+        for out in result:
+            out.flags.writeable = False
+        needed = sum(out.size for out in result)
+        if kind is None or needed > self._room:
+            return result, None
+        self._room -= needed
+        self.memory[kind] = result
+        return result, kind
+
     def infer(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         """Facts of ``node``'s outputs; raises InferenceError where the shapes do not fit.
 
@@ -170,8 +206,24 @@ class Interpreter:
         if kind is None:
             return self._inferred(node, inputs)
         if kind not in self._known:
-            self._known[kind] = self._inferred(node, inputs)
+            self._known[kind] = self._usual(kind, node, inputs)
         return self._known[kind]
+
+    def _usual(self, kind: object, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        """`_inferred`, once for all models of a process where no function or rule has a say."""
+        own = (node.domain, node.op_type) in self.functions or node.domain not in _SHARED_DOMAINS
+        own |= any(uses_external_data(a.t) for a in node.attribute)
+        if own or (self.extensions is not None and self.extensions.find(node) is not None):
+            return self._inferred(node, inputs)
+        key = self._imports, self.ir_version, kind
+        if key in _shared:
+            return _shared[key]
+        facts = self._inferred(node, inputs)
+        if len(_shared) >= SHARED:
+            _shared.clear()
+        if all(f.value is None or f.value.size <= 64 for f in facts):
+            _shared[key] = facts
+        return facts
 
     def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         shapes = self._infer_shapes(node, inputs)

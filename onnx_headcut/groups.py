@@ -140,17 +140,18 @@ def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
     known, kinds = flow.channels(origin.numbers), len(flow.histories)
     key = (known >> flow.bits) * kinds + origin.history
     key[known < 0] = NOTHING
-    columns = np.moveaxis(key, axis, 0).reshape(key.shape[axis], -1)
-    channels = np.moveaxis(known, axis, 0).reshape(columns.shape)
-    cuts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
+    lines, channels = np.moveaxis(key, axis, 0), np.moveaxis(known, axis, 0)
+    across = tuple(range(1, lines.ndim))
+    cuts = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=across)) + 1
     expected = flow.is_summed(value)
     groups: list[Group] = []
-    for start, stop in pairwise([0, *cuts.tolist(), len(columns)]):
-        keys = {k for k in set(columns[start].tolist()) if k != NOTHING}
+    for start, stop in pairwise([0, *cuts.tolist(), len(lines)]):
+        keys = {k for k in set(lines[start].ravel().tolist()) if k != NOTHING}
         if not keys:
             continue
-        inside = channels[start:stop]
-        present = np.flatnonzero(np.bincount(inside[inside >= 0]))
+        there = np.zeros((len(flow.leaves) << flow.bits) + 1, np.bool_)
+        there[channels[start:stop]] = True  # NOTHING is the last one
+        present = np.flatnonzero(there[:-1])
         groups.append(
             Group(
                 value, axis, start, stop, origin.numbers.shape,

@@ -27,6 +27,9 @@ import numpy as np
 
 NONE = -1
 
+REMEMBERED = 1 << 16
+"""Positions of an axis up to which a selection remembers what it takes of them."""
+
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Array = np.ndarray[Any, np.dtype[Any]]
 Activation = Literal["softmax", "sigmoid", "none"]
@@ -73,7 +76,7 @@ class Selection:
         """Source classes that stand in several new columns."""
         return frozenset(c for c in self.order if self.order.count(c) > 1)
 
-    @property
+    @cached_property
     def identity(self) -> bool:
         """Whether nothing is dropped and nothing moves."""
         return self.order == tuple(range(self.count))
@@ -87,23 +90,41 @@ class Selection:
         Further copies of a class stand behind the slot of the column before them.
         Raises ValueError where kept classes occur unequally often and the order changes.
         """
+        key = ids.dtype.char, ids.tobytes() if len(ids) <= REMEMBERED else None
+        if key in self._known:
+            return self._known[key]
+        taken = self._take(ids)
+        taken.flags.writeable = False
+        if key[1] is not None:
+            self._known[key] = taken
+        return taken
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, bytes | None], Ints]:
+        """What `take` gave, by dtype and bytes of the ids: many tensors carry the same."""
+        return {}
+
+    def _take(self, ids: Ints) -> Ints:
         if self.identity:
             return np.arange(len(ids))
         there = set(np.flatnonzero(np.bincount(ids[ids != NONE])).tolist())
         if self.repeated & there:
             return self._repeat(ids, there)
         present = [c for c in self.order if c in there]
-        kept = np.flatnonzero(np.isin(ids, [NONE, *present]))
+        stays = np.zeros(max([self.count, *there]) + 2, np.bool_)
+        stays[[NONE, *present]] = True  # NONE is the last one
+        kept = np.flatnonzero(stays[ids])
         slots = sorted(present)
         if slots == present:
             return kept
-        places = {c: np.flatnonzero(ids == c) for c in present}
-        if len({len(p) for p in places.values()}) != 1:
+        classes = ids[kept]
+        if len(set(np.bincount(classes[classes != NONE])[slots].tolist())) != 1:
             msg = "the kept classes occur unequally often on this axis, so they cannot be reordered"
             raise ValueError(msg)
+        by_class = kept[np.argsort(classes, kind="stable")]
+        grid = by_class[np.count_nonzero(classes == NONE) :].reshape(len(slots), -1)  # (class, anchor)
         source = np.arange(len(ids))
-        for slot, cls in zip(slots, present, strict=True):
-            source[places[slot]] = places[cls]
+        source[grid] = grid[np.searchsorted(slots, present)]
         result: Ints = source[kept]
         return result
 

@@ -129,6 +129,8 @@ class Flow:
     bits: int = 0
     _held: int = 0
     _known: dict[tuple[int, str], int] = field(default_factory=dict)
+    _channel_axes: dict[int, tuple[Array, dict[int, bool]]] = field(default_factory=dict)
+    """What `is_channel_axis` found, by the array that it was asked of."""
 
     # ------------------------------------------------------------------------------ running
 
@@ -371,8 +373,8 @@ class Flow:
 
     def channels(self, numbers: Array) -> Array:
         """Channel of each element, numbered over all leaves: leaf, then ``bits`` (-1: none)."""
-        first = self._leaf_of_place << self.bits
-        known: Array = first[numbers >> self.bits] | (numbers & ((1 << self.bits) - 1)).astype(np.int32)
+        inside = (numbers & ((1 << self.bits) - 1)).astype(np.int32)
+        known: Array = self._first_channels[numbers >> self.bits] | inside
         known[numbers < 0] = NOTHING
         return known
 
@@ -393,11 +395,21 @@ class Flow:
         places = [leaf.places for leaf in self.leaves]
         return np.repeat(np.arange(len(places), dtype=np.int32), places)
 
+    @cached_property
+    def _first_channels(self) -> Array:
+        """What the numbers of a place's channels start from (int32)."""
+        first: Array = self._leaf_of_place << self.bits
+        return first
+
     def is_channel_axis(self, numbers: Array, axis: int) -> bool:
         """Whether only the channel changes along ``axis``, never the place in the picture."""
-        lines = np.moveaxis(numbers, axis, -1)
-        one = lines[(0,) * (lines.ndim - 1)]  # mostly enough to see that the place changes
-        return self._within_places(one) is not False and self._within_places(lines) is True
+        _, known = self._channel_axes.setdefault(id(numbers), (numbers, {}))
+        if axis not in known:
+            one = numbers[tuple(slice(None) if a == axis else 0 for a in range(numbers.ndim))]
+            known[axis] = (  # mostly one line is enough to see that the place changes
+                self._within_places(one, 0) is not False and self._within_places(numbers, axis) is True
+            )
+        return known[axis]
 
     def is_softmax_axis(self, value: str, axis: int) -> bool:
         """Whether a softmax went over what now lies along ``axis``, wherever it lay then."""
@@ -412,15 +424,16 @@ class Flow:
                 return True
         return False
 
-    def _within_places(self, lines: Array) -> bool | None:
-        """Return False where the place changes along lines, True where the channel does, or None."""
-        a, b = lines[..., 1:], lines[..., :-1]
+    def _within_places(self, numbers: Array, axis: int) -> bool | None:
+        """Return False where the place changes along ``axis``, True where the channel does, or None."""
+        along = (slice(None),) * axis
+        a, b = numbers[*along, 1:], numbers[*along, :-1]
         differs = a ^ b
-        if lines.min() >= 0 and differs.max(initial=0) >> self.bits == 0:  # one place each
+        if numbers.min() >= 0 and differs.max(initial=0) >> self.bits == 0:  # one place each
             return bool(differs.any()) or None
-        changes = (a != b) & (a >= 0) & (b >= 0)
-        a, b = a[changes], b[changes]
-        apart = (a ^ b) >> self.bits != 0
+        changes = (differs != 0) & (a >= 0) & (b >= 0)
+        a, b, differs = a[changes], b[changes], differs[changes]
+        apart = differs >> self.bits != 0
         if (self.leaf(a[apart]) == self.leaf(b[apart])).any():
             return False
         return True if not apart.all() else None

@@ -23,7 +23,7 @@ from onnx_headcut.plain import simple
 from onnx_headcut.provenance import MOVING, WEIGHTED
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
-from onnx_headcut.rules.movement import varies
+from onnx_headcut.rules.movement import varying
 from onnx_headcut.rules.scores import POOLING
 
 if TYPE_CHECKING:
@@ -169,14 +169,13 @@ class _Walk:
         if shape is None:
             self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
             return
-        numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-        rest = [self.scope.old(n).value for n in node.input[1:]]
-        if any(v is None and name for v, name in zip(rest, node.input[1:], strict=True)):
+        facts = [self.scope.old(n) for n in node.input]
+        if any(f.value is None and n for n, f in list(zip(node.input, facts, strict=True))[1:]):
             self._refuse(node, "it moves class scores by what it finds in the picture")
-        out = self.interpreter.run(node, [numbers, *rest])[list(node.output).index(value)]
+        out = self.interpreter.moved(node, facts)[0][list(node.output).index(value)]
         ids = labels.ids.astype(np.int32)
         spread = ids.reshape([-1 if a == labels.axis else 1 for a in range(out.ndim)])
-        classes = np.full(numbers.size, UNSEEN, np.int32)
+        classes = np.full(math.prod(shape), UNSEEN, np.int32)
         classes[out] = spread
         if node.op_type in REPEATING:
             # an element that several classes read (boxes copied for each class) belongs to none
@@ -225,7 +224,7 @@ class _Walk:
                 if ((classes == UNSEEN) | (classes == top)).all():
                     along = np.moveaxis(top, axis, 0).reshape(classes.shape[axis], -1)[:, 0]
                     return Labels(axis, along.astype(np.int64))
-        axes = [a for a in range(filled.ndim) if varies(filled, a)]
+        axes = varying(filled)
         if len(axes) != 1:
             self._refuse(node, f"classes lie on axes {axes} of its input at once")
         along = filled[tuple(slice(None) if a == axes[0] else 0 for a in range(filled.ndim))]

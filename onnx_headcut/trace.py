@@ -222,6 +222,8 @@ class Trace:
             if at is not None:
                 decide_output(View(self, scope, at), output.name, scope.mark(output.name))
         for i, node in enumerate(scope.graph.node):
+            if (*scope.place, i) not in self.by_place and not scope.touched(node.input):
+                continue
             view = View(self, scope, i)
             if self.is_before(view):
                 self._check_whole(view)
@@ -261,6 +263,9 @@ class Trace:
         """Marks, edits and new facts of one node."""
         from onnx_headcut.rules import counts, outcome  # noqa: PLC0415  rules import this module
 
+        touched = scope.touched(node.input) or scope.captures_marks(node)
+        if not touched and self.front is None and (*scope.place, i) not in self.heads:
+            return
         view = View(self, scope, i)
         if self.is_before(view):
             self.start(view)

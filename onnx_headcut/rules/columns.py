@@ -152,7 +152,7 @@ def move_columns(view: View, mark: Columns) -> Outcome:
 
 
 def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
-    axes = [a for a in range(numbers.ndim) if movement.varies(numbers, a)]
+    axes = movement.varying(numbers)
     if not axes:
         first = mark.marks[int(numbers.flat[0])]
         return first if first is not None else Rows()

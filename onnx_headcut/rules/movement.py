@@ -47,14 +47,11 @@ def movement(view: View) -> Outcome:
     shape = view.shape(0)
     for name in view.node.output:
         limits.check(view.node, view.scope.old(name).static or ())
+    before, marks = _before(view, labels, shape)
+    if view.sel.identity or all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
+        return Outcome(marks)
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    before = run(view, view.node, [f.value for f in view.old], numbers)
-    marks = [mark_of(view, o, labels, shape) for o in before]
     wanted = [kept(view, o, m, numbers.size) for o, m in zip(before, marks, strict=True)]
-    if all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
-        return Outcome(marks)
-    if view.sel.identity:
-        return Outcome(marks)
     left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
     if all(w is None or w.size or not o.size for w, o in zip(wanted, before, strict=True)):
         proposals = [[], *PROPOSALS.get(view.op, nothing)(view, labels, before, marks)]
@@ -75,16 +72,43 @@ def movement(view: View) -> Outcome:
     raise AssertionError  # pragma: no cover  refuse() does not return
 
 
+def _before(
+    view: View, labels: Labels, shape: tuple[int, ...]
+) -> tuple[list[Array], list[Mark | None]]:
+    """Where the elements go in the original, and the marks that this gives its outputs."""
+    values = [f.value for f in view.old]
+    if view.op == "Pad":
+        numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+        before, kind = run(view, view.node, values, numbers), None
+    else:
+        check_sources(view, view.node, values)
+        before, kind = view.trace.interpreter.moved(view.node, view.old)
+    # a trace that keeps everything comes before the others, and says the same
+    key = kind, labels.axis, labels.ids.tobytes()
+    known: dict[object, list[Mark | None]] = view.trace.interpreter.memory
+    marks = known.get(key) if kind is not None else None
+    if marks is None:
+        marks = [mark_of(view, o, labels, shape) for o in before]
+        if kind is not None:
+            known[key] = marks
+    return before, marks
+
+
 def run(view: View, node: Any, values: Sequence[Array | None], data: Array) -> list[Array]:
     """The op on ``data``, with its other inputs as they are known."""
+    check_sources(view, node, values)
+    if view.op == "Pad":
+        return [padded(view, node, values, data)]
+    return view.trace.interpreter.run(node, [data, *values[1:]])
+
+
+def check_sources(view: View, node: Any, values: Sequence[Array | None]) -> None:
+    """Refuse where what says how elements move is not known before the picture is."""
     for i, name in enumerate(node.input):
         if i and name and name in view.scope.tables:
             raise PicksByIteration
         if i and name and values[i] is None:
             view.refuse(f"its input {name!r} is computed from the picture's contents")
-    if view.op == "Pad":
-        return [padded(view, node, values, data)]
-    return view.trace.interpreter.run(node, [data, *values[1:]])
 
 
 def padded(view: View, node: Any, values: Sequence[Array | None], data: Array) -> Array:
@@ -108,7 +132,7 @@ def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) 
     classes = spread.ravel()[numbers]
     if (numbers == FILL).any():
         classes = beside_padding(np.where(numbers == FILL, NONE - 1, classes))
-    axes = [a for a in range(classes.ndim) if varies(classes, a)]
+    axes = varying(classes)
     if not axes:
         cls = int(classes.flat[0])
         return None if cls == NONE else Whole(cls)
@@ -128,14 +152,24 @@ def beside_padding(classes: Array) -> Array:
     return np.maximum(classes, NONE)
 
 
-def varies(classes: Array, axis: int) -> bool:
-    """Whether ``classes`` changes along ``axis`` anywhere."""
-    if classes.shape[axis] == 1 or not classes.size:
-        return False
-    line = classes[tuple(slice(None) if a == axis else 0 for a in range(classes.ndim))]
-    if (line != line[0]).any():  # mostly enough to see it
-        return True
-    return bool((classes != classes[(slice(None),) * axis + (slice(0, 1),)]).any())
+def varying(classes: Array) -> list[int]:
+    """Axes along which ``classes`` changes anywhere."""
+    ndim = classes.ndim
+    if not classes.size:
+        return []
+    lines = [classes[tuple(slice(None) if a == b else 0 for b in range(ndim))] for a in range(ndim)]
+    seen = [a for a, line in enumerate(lines) if (line != line[0]).any()]
+    if len(seen) <= 1:  # mostly the lines through one corner tell all
+        along = [-1 if [a] == seen else 1 for a in range(ndim)]
+        corner = lines[seen[0]].reshape(along) if seen else classes.flat[0]
+        if (classes == corner).all():
+            return seen
+    return [a for a in range(ndim) if a in seen or _varies(classes, a)]
+
+
+def _varies(classes: Array, axis: int) -> bool:
+    first = classes[(slice(None),) * axis + (slice(0, 1),)]
+    return bool((classes != first).any())
 
 
 def kept(view: View, numbers: Array, mark: Mark | None, size: int) -> Array | None:
