@@ -68,7 +68,7 @@ class Choice:
     def _are_boxes_of_others(self, group: Group) -> bool:
         """Whether it is a box through a sigmoid (DETR), beside more columns for the same places."""
         return group.kind == "sigmoid" and self.full(group) == 4 and any(
-            g.kind == "raw" and g.size > 4 and g.shape[:-1] == group.shape[:-1]
+            g.kind == "raw" and g.size > 4 and g.shape[:-1] == group.shape[-len(g.shape) : -1]
             and not g.leaves & group.leaves for g in self.groups
         )  # fmt: skip
 

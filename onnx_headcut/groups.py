@@ -184,6 +184,32 @@ def widest(groups: list[Group]) -> list[Group]:
     ]  # fmt: skip
 
 
+def read_whole(flow: Flow, groups: list[Group]) -> list[Group]:
+    """Without those of which one column alone is read, where others of that size remain.
+
+    Two-stage DETRs pick queries by the first column of a head of its own, as its objectness.
+    """
+    alone = [g for g in groups if g.kind == "raw" and g.size > 2 and _reads_one(flow, g)]
+    rest = [g for g in groups if not any(g is a for a in alone)]
+    sizes = {g.size for g in rest if g.kind != "other"}
+    return [g for g in groups if g.size not in sizes or not any(g is a for a in alone)]
+
+
+def _reads_one(flow: Flow, group: Group) -> bool:
+    """Whether one stored index of its axis is all that is read of a value."""
+    index, graph = flow.scope.index, flow.scope.graph
+    places = set()
+    for i in index.consumers.get(group.value, ()):
+        node, at = graph.node[i], flow.scope.old(graph.node[i].input[-1]).value
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(group.shape)
+        if node.op_type == "Shape":
+            continue
+        if node.op_type != "Gather" or axis != group.axis or at is None or at.size != 1:
+            return False
+        places.add(int(at.item()))
+    return len(places) == 1 and group.value not in index.outputs
+
+
 def selecting(flow: Flow, groups: list[Group], chosen: list[Group]) -> list[Group]:
     """Further heads over the same classes whose maximum picks queries (RT-DETR, deformable DETR)."""
     known = frozenset().union(*(g.leaves for g in chosen))

@@ -20,6 +20,7 @@ from onnx_headcut.groups import (
     groups_of,
     is_activated_later,
     on_sure_axes,
+    read_whole,
     selecting,
     widest,
 )
@@ -74,6 +75,7 @@ def locate(
             advice="if the model is a detector, name its class layers with --head NODE",
         )
     groups = widest(on_sure_axes([g for value in ends(flow) for g in groups_of(flow, value)]))
+    groups = read_whole(flow, groups)
     choice = Choice(analysis, flow, groups, count, heads, layout)
     chosen = choice.made()
     chosen += selecting(flow, groups, chosen)  # behind the others: the first say the activation

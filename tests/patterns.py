@@ -464,9 +464,7 @@ def nms_rows_filled_up_and_sorted() -> Pattern:
 def peaks_of_a_heat_map() -> Pattern:
     """Peaks found by MaxPool, the best of all places and classes by one TopK (CenterNet)"""
     weights, body, heads = front()
-    weights += (
-        ", int64[1] k = {6}, int64[2] as_row = {1,-1}, int64 area = {16}, int64[1] c0 = {0}"
-    )
+    weights += ", int64[1] k = {6}, int64[2] as_row = {1,-1}, int64 area = {16}, int64[1] c0 = {0}"
     body += """
       heat = Sigmoid (cls_map)
       around = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (heat)
@@ -1148,13 +1146,19 @@ def scan(text: str, weights: str = "", ends: str | None = None, **known: Any) ->
     known_weights, start, heads = front()
     known_weights += LIMITS + ", int64[1] beyond = {9223372036854775807}, int64[1] three = {3}"
     known_weights += ", int64[1] line = {-1}, int64[2] box_rows = {-1, 4}" + weights
-    start += FLAT + """
+    start += (
+        FLAT
+        + """
       objects = Slice (table, c1, beyond, c1)
       by_class = Transpose <perm = [1, 0]> (objects)"""
-    ends = ends or """
+    )
+    ends = (
+        ends
+        or """
       labels = Reshape (all_ids, line)
       scores = Reshape (all_values, line)
       boxes = Reshape (all_places, box_rows)"""
+    )
     return Pattern(graph(OUTPUTS, known_weights, start + text + ends), heads, **{"some": 4, **known})
 
 
@@ -1169,9 +1173,12 @@ def scan_over_classes() -> Pattern:
     text = """
       all_ids, all_values, all_places = Scan <num_scan_inputs = 2, scan_input_axes = [1, 0], body =
           each (float[16] own, int64 id) => (int64[3] ids, float[3] values, float[3,4] places) {"""
-    text += BEST + """
+    text += (
+        BEST
+        + """
         ids = Expand (id, three)
       }> (objects, numbers)"""
+    )
     return scan(text, ", int64[5] numbers = {1, 2, 3, 4, 5}")
 
 
@@ -1183,9 +1190,12 @@ def scan_over_classes_that_counts() -> Pattern:
           each (int64 n, float[16] own) =>
           (int64 next, int64[3] ids, float[3] values, float[3,4] places) {
         next = Add (n, one)"""
-    text += BEST + """
+    text += (
+        BEST
+        + """
         ids = Expand (next, three)
       }> (zero, by_class)"""
+    )
     return scan(text, ", int64 zero = {0}")
 
 
@@ -1196,9 +1206,12 @@ def scan_over_class_numbers() -> Pattern:
       all_ids, all_values, all_places = Scan <num_scan_inputs = 1, body =
           each (int64 id) => (int64[3] ids, float[3] values, float[3,4] places) {
         own = Gather <axis = 1> (table, id)"""
-    text += BEST + """
+    text += (
+        BEST
+        + """
         ids = Expand (id, three)
       }> (numbers)"""
+    )
     return scan(text, ", int64[5] numbers = {3, 1, 5, 2, 4}")
 
 
@@ -1384,6 +1397,21 @@ def queries_with_scores_of_all_classes() -> Pattern:
         "float[1,6,K] scores, float[1,6,4] boxes",
         kind="dense",
         dense=((2, tuple(range(CLASSES))), (2, ())),
+    )
+
+
+@pattern
+def queries_picked_by_one_column() -> Pattern:
+    """Queries are picked by the first column of a head of their own, which stays (Deformable DETR)"""
+    found = queries_with_scores_of_all_classes()
+    return changed(
+        found,
+        (
+            "best = ReduceMax <axes = [2], keepdims = 0> (logits)",
+            "best = Gather <axis = 2> (logits, first)",
+        ),
+        ("int64[1] k = {6}", "int64 first = {0}, int64[1] k = {6}"),
+        heads=found.heads[1:],
     )
 
 

@@ -277,6 +277,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "queries_with_scores_of_all_classes",
         Reads("cls_map", 2, lambda old: np.where(np.arange(3) == 1, -50, old)),
     ),
+    "queries are picked by another column": ("queries_picked_by_one_column", Reads("best", 1, to(1))),
     # the background
     "the background is still there": ("background_sliced_off_the_front", Reads("scores", 1, to(0))),
     "the last class is cut off": (
