@@ -56,8 +56,8 @@ WAY_OUT = "leave --fit-background away, or keep all scores as they are with --sc
 _INTEGERS = "its weights are integers, of which only rows can be picked"
 
 NEEDED = (
-    "leave the new classes away: they need weights of their own, in a head that is stored as floats "
-    "with nothing but biases behind it (onnxslim folds more of them into it)"
+    "leave the new classes away: they need weights of their own, in a head of floats (add them before "
+    "quantizing) with nothing but biases between it and its activation"
 )
 
 

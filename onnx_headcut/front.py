@@ -120,7 +120,7 @@ def exact_map(wanted: ClassMap, fronts: Sequence[Site], merge: Merge | None) -> 
     for row in wanted.rows:
         if row.new:
             raise UsageError(
-                f"--scores exact: {row.name or row.template!r} starts anew, but heads stay as they are",
+                f"--scores exact: {row.name or row.template!r} needs weights, and heads stay whole",
                 advice=f"{RENORMALIZED}, where new classes have weights of their own",
             )
     if all(not row.merged for row in wanted.rows):

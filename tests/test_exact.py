@@ -270,8 +270,8 @@ def test_sum_for_max_is_found() -> None:
 @pytest.mark.parametrize(
     ("spec", "scores", "merge", "reason"),
     [
-        ("drone=new", "exact", None, "starts anew"),
-        ("5=new", "exact", None, "starts anew"),
+        ("drone=new", "exact", None, "heads stay whole"),
+        ("5=new", "exact", None, "heads stay whole"),
         ("x=0|5", "exact", None, "background"),
         ("x=1|5", "renormalized", "sum", "--scores exact"),
     ],

@@ -99,7 +99,13 @@ def test_what_a_spec_says(spec: str, rows: str) -> None:
         ("vehicle=car|", "a member of it is empty"),
         ("=car", "no name before the '='"),
         ("vehicle=car|background", "merges across the background"),
-        ("drone=new(copy background)", "merges across the background"),
+        ("drone=new(copy background)", "copies the background"),
+        ("drone=new(copy)", "does not say of which class"),
+        ("drone=new(mean )", "does not say of which class"),
+        ("car=new, car", "the name 'car' is given twice"),
+        ("car, bus, car=new(copy bus)", "the name 'car' is given twice"),
+        ("car=car|bus, car=car", "the name 'car' is given twice"),
+        ("v=new, v=new(zeros)", "the name 'v' is given twice"),
         ("background=new", "the background cannot start anew"),
         ("background=car", "can be called as the background is"),
         ("car=truck, truck=car", "the names would run in a circle"),
@@ -118,7 +124,7 @@ def test_what_a_spec_says(spec: str, rows: str) -> None:
         ("drone=new(zeros 3)", "zeros need no '3'"),
         ("7=car", "reads as an id"),
         ("random 7", "there are 6 classes to draw from"),
-        ("random 0", "there are 6 classes to draw from"),
+        ("random 0", "draws no class"),
     ],
 )
 def test_what_is_refused(spec: str, message: str) -> None:

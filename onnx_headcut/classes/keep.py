@@ -125,7 +125,7 @@ class _Reader:
                 f"{item}: the background cannot start anew",
                 advice="It stays by itself; --fit-background makes it stand for dropped classes.",
             )
-        members = self._members(item, new.of) if new.of else ()
+        members = self._members(item, new.of, new=True) if new.of else ()
         start = None if members else Start("zeros" if new.kind == "zeros" else "normal", new.std)
         terms = tuple((c, 1 / len(members)) for c in members)
         for column in known or [members[0] if members else -1]:
@@ -143,7 +143,7 @@ class _Reader:
         exact = _exact(name.text, self.classes)
         return exact or [i for i, n in enumerate(self.classes.names) if n and n.casefold() == folded]
 
-    def _members(self, item: Item, members: Sequence[Item]) -> list[int]:
+    def _members(self, item: Item, members: Sequence[Item], *, new: bool = False) -> list[int]:
         circle = next((m for m in members if m.text in self.named and not self._named(m)), None)
         if circle is not None:
             raise UsageError(
@@ -153,7 +153,7 @@ class _Reader:
         columns = [c for member in members for c in _columns(member, self.classes)]
         if self.classes.background in columns:
             raise UsageError(
-                f"{item} merges across the background",
+                f"{item} copies the background" if new else f"{item} merges across the background",
                 advice="The background stays by itself; name classes of objects only.",
             )
         if len(set(columns)) < len(columns):
@@ -194,15 +194,21 @@ class _Reader:
                     f"{merged[column].item}",
                     advice=f"Say so, if it is meant: {name}={name} keeps it beside the merge.",
                 )
-        names: dict[str, Item] = {}
-        for entry in self.entries:
-            called = entry.row.name
-            if called is not None and called in names:
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """One name stands for one thing; the same class several times is one."""
+        known: dict[str | int, _Entry] = {}
+        for entry in [e for e in self.entries if e.row.name is not None or e.template]:
+            row = entry.row
+            other = known.setdefault(row.name or row.template, entry)
+            same = row.plain and other.row.plain and row.template == other.row.template
+            if other is not entry and not same:
+                name = row.name or self.classes.name(row.template)
                 raise UsageError(
-                    f"the name {called!r} is given twice: in {names[called]} and in {entry.item}"
+                    f"the name {name!r} is given twice: in {other.item} and in {entry.item}",
+                    advice="Give each a name of its own.",
                 )
-            if called is not None:
-                names[called] = entry.item
 
     def _check_ranges(self) -> None:
         """A class is repeated by naming it alone, and more than once; in a range it is a slip."""
@@ -251,7 +257,8 @@ class _Reader:
         for at, number, item in reversed(self.draws):
             if not 0 < number <= len(left):
                 raise UsageError(
-                    f"{item}: there are {len(left)} classes to draw from",
+                    f"{item}: there are {len(left)} classes to draw from" if number
+                    else f"{item} draws no class",
                     advice="The background and the classes named beside it are not drawn.",
                 )
             drawn = sorted(rng.choice(len(left), number, replace=False).tolist())

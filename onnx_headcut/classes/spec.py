@@ -114,6 +114,11 @@ def _new(item: Item, how: str | None) -> New:
         )  # fmt: skip
     kind, of = match["kind"], (match["of"] or "").strip()
     if kind in {"copy", "mean"}:
+        if not of:
+            raise UsageError(
+                f"{item} does not say of which class", advice=f"Name it: {item.text.split('=')[0]}"
+                f"=new({kind} {'X' if kind == 'copy' else 'X|Y'}).",
+            )  # fmt: skip
         members = _members(item, of)
         if kind == "copy" and len(members) > 1:
             raise UsageError(f"{item} copies several classes", advice="Say mean instead of copy.")
@@ -133,7 +138,10 @@ def _std(item: Item, text: str) -> float:
     except ValueError:
         std = -1.0
     if not 0 < std < 1e6:
-        raise UsageError(f"{item}: {text!r} is no standard deviation above 0")
+        raise UsageError(
+            f"{item}: {text!r} is no standard deviation above 0",
+            advice=f"It is in units of the head's weights, such as {STD}.",
+        )
     return std
 
 
