@@ -158,6 +158,11 @@ HEADS = {
         (f"{LAST} (cls0)\n", ""),
         (WEIGHT, "float[8,12] cls0_w"),
     ),
+    "a matrix product without a bias": (
+        (BIG, PRODUCT.replace("product = ", "cls0_last = ").partition("\n  cls0_last = Add")[0]),
+        (f"{LAST} (cls0)\n", ""),
+        (WEIGHT, "float[8,12] cls0_w"),
+    ),
     "depthwise, then 1x1": (
         (BIG, DEEP),
         (WEIGHT, "float[12,8,1,1] cls0_w, float[8,1,3,3] deep_w"),
@@ -218,11 +223,12 @@ regions (float[N,24] features, float[N,4] places) => (float[N,6] scores, float[N
 """
 
 
-def test_a_gemm_of_regions_is_fitted_and_proved() -> None:
+@pytest.mark.parametrize("gemm", [GEMM, GEMM.replace(", cls_b)", ")").replace(", float[6] cls_b", "")])
+def test_a_gemm_of_regions_is_fitted_and_proved(gemm: str) -> None:
     rng = np.random.default_rng(0)
     feed = {"features": rng.normal(size=(200, 24)), "places": rng.normal(size=(200, 4))}
     feeds = [NamedFeed("regions", {k: v.astype(np.float32) for k, v in feed.items()})]
-    model = softened(from_text(GEMM), 0.3)
+    model = softened(from_text(gemm), 0.3)
     result = hc.cut(model, [2, 5], background=0, fit_background=feeds, provider="cpu")
     assert result.verdict, result.verdict
     assert result.fit is not None
