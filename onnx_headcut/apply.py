@@ -239,6 +239,8 @@ class _Writer:
 
     def _look_up(self, edit: ed.MapOutput, value: str, elem_type: int, output: str) -> str:
         table = edit.table.astype(helper.tensor_dtype_to_np_dtype(elem_type))
+        if edit.rounded:
+            value = self._append("Round", [value], self._fresh(f"{edit.output}_whole"))
         if elem_type != onnx.TensorProto.INT64:
             number = self._fresh(f"{edit.output}_number")
             value = self._append("Cast", [value], number, to=onnx.TensorProto.INT64)

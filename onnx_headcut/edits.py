@@ -233,6 +233,8 @@ class MapOutput(Edit):
     column: int | None = None
     axis: int = 0
     width: int = 0
+    rounded: bool = False
+    """A quantizer left the ids beside whole numbers."""
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -273,7 +273,8 @@ class Lookup(Mark):
     of NonMaxSuppression, label constants of per-class branches, and whatever is computed from
     them one by one. A position with id ``NONE`` stands for a filler (padding). Several ``options``
     are open until a use decides between them. Values may be combined where ``origin`` is the same;
-    ``direct`` says that the tensor is the table itself, position by position.
+    ``direct`` says that the tensor is the table itself, position by position; ``step`` is the scale
+    of a quantizer that rounded the values, or 0.
     """
 
     ids: Ints = field(compare=False)
@@ -282,6 +283,7 @@ class Lookup(Mark):
     options: tuple[Option, ...] = field(compare=False)
     origin: str = ""
     direct: bool = False
+    step: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -233,8 +233,8 @@ def keep_ids(trace: Trace, scope: Scope, outputs: Sequence[OutputClasses]) -> No
             advice="leave --ids away and map columns by the kept ids in the model's metadata",
         )
     for (name, column), (lookup, option) in trace.said.items():
-        old = lookup.old[lookup.take].astype(np.int64)
-        new = option.new.astype(np.int64)
+        old = np.rint(lookup.old[lookup.take]).astype(np.int64)
+        new = np.rint(option.new).astype(np.int64)
         if np.array_equal(old, new):
             continue
         low, high = int(new.min()), int(new.max())
@@ -250,7 +250,7 @@ def keep_ids(trace: Trace, scope: Scope, outputs: Sequence[OutputClasses]) -> No
         axis = mark.axis if isinstance(mark, Columns) else 0
         width = len(mark.marks) if isinstance(mark, Columns) else 0
         place = (*home[0].place, home[1])
-        edit = ed.MapOutput(place, name, low, table, column, axis, width)
+        edit = ed.MapOutput(place, name, low, table, column, axis, width, lookup.step > 0)
         trace.add(edit, View(trace, *home))
 
 

@@ -215,6 +215,7 @@ PATTERNS: dict[str, Callable[[], Pattern]] = {}
 
 REFUSED: dict[str, tuple[str, str]] = {
     "loop_over_classes_whose_count_is_used": ("Mul", "class numbers"),
+    "ids_rounded_to_others_by_a_quantizer": ("QuantizeLinear", "rounds class numbers"),
     "extent_less_a_number_of_two_meanings": ("Sub", "the first or the last"),
 }
 """Patterns that are refused: the op, and a part of the reason."""
@@ -481,6 +482,36 @@ def peaks_of_a_heat_map() -> Pattern:
       scores = Squeeze (top, c0)
       labels = Squeeze (label_row, c0)"""
     return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+
+
+def rounded_ids(step: float) -> Pattern:
+    """Class numbers through a quantizer of this scale, as a static quantizer leaves them."""
+    return after_nms(
+        f"""
+      class_at = Gather <axis = 1> (found, col)
+      wide = Cast <to = 1> (class_at)
+      one_float = Constant <value = float {{1.0}}> ()
+      ids = Add (wide, one_float)
+      step = Constant <value = float {{{step}}}> ()
+      nil = Constant <value = uint8 {{0}}> ()
+      steps = QuantizeLinear (ids, step, nil)
+      labels = DequantizeLinear (steps, step, nil)"""
+        + READ,
+        OUTPUTS.replace("int64[K] labels", "float[K] labels"),
+        read=lambda o: table([np.rint(o[0]), *o[1:]]),
+    )
+
+
+@pattern
+def ids_rounded_by_a_quantizer() -> Pattern:
+    """Class numbers through a quantizer of a scale of 0.3, which say 2.1 for 2"""
+    return rounded_ids(0.3)
+
+
+@pattern
+def ids_rounded_to_others_by_a_quantizer() -> Pattern:
+    """Class numbers through a quantizer of a scale of 2.0, which says 4 for 3 and for 5"""
+    return rounded_ids(2.0)
 
 
 @pattern

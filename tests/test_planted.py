@@ -184,6 +184,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "boxes of another row": ("nms_columns_sliced_and_cast", Reads("box_at", 1, to(1))),
     "sorted ids are off by one": ("nms_rows_filled_up_and_sorted", Reads("labels", 1, to(0))),
     "a peak's class by another area": ("peaks_of_a_heat_map", Reads("label_row", 1, to(8))),
+    "rounded ids are off by one": ("ids_rounded_by_a_quantizer", Reads("ids", 1, to(2))),
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
     "a cap is smaller": ("nms_with_total_cap", Reads("limit", 1, to(3))),
     "classes are not moved apart": ("nms_batched_trick", Ignores("moved", 1)),

@@ -32,6 +32,7 @@ from onnx_headcut.rules import (
     movement,
     plugins,
     quantized,
+    rounding,
     scores,
     stacked,
     values,
@@ -103,7 +104,7 @@ def told(view: View) -> Outcome:
             raise AssertionError  # pragma: no cover  refuse() does not return
         return found(view)
     if any(isinstance(m, Lookup | Columns) for m in marks):
-        return values.values(view)
+        return rounding.rounded(view) if view.op in rounding.OPS else values.values(view)
     if all(isinstance(m, Whole) for m in marks) and len(set(marks)) == 1:
         return Outcome([marks[0]] * len(view.node.output))
     if view.op == "Concat" and any(isinstance(m, Whole) for m in marks):

@@ -79,7 +79,7 @@ def is_ids(lookup: Lookup, option: Option, selection: Selection) -> bool:
     columns = selection.columns_at(lookup.ids, lookup.take)
     real, count = columns != NONE, float(len(selection.order))
     expected = columns[real] + offset
-    if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4):
+    if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4 + lookup.step / 2):
         return False
     fillers = option.new[~real], lookup.old[lookup.take][~real]
     same = np.array_equal(*fillers)
@@ -94,8 +94,9 @@ def offset_of(lookup: Lookup) -> float | None:
     if not real.any():
         return None
     difference = lookup.old[real].astype(np.float64) - lookup.ids[real]
-    first = float(difference[0])
-    return first if np.allclose(difference, first, atol=1e-4) and first == round(first) else None
+    first = float(np.rint(difference[0]) if lookup.step else difference[0])
+    near = np.allclose(difference, first, atol=1e-4 + lookup.step / 2)
+    return first if near and first == round(first) else None
 
 
 def possible(view: View, option: Option | IteratedOption) -> bool:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Columns, Rows, Whole
-from onnx_headcut.rules import elementwise, indexing, movement, stacked
-from onnx_headcut.trace import Outcome
+from onnx_headcut.rules import elementwise, indexing, movement, rounding, stacked
+from onnx_headcut.trace import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from onnx_headcut.labels import Mark
@@ -85,7 +85,8 @@ def numbered(view: View, before: Rows) -> Rows:
         return Rows(before.apart if moved and alike else view.node.output[0])
     view.refuse("values that class numbers were added to reach it; only NonMaxSuppression, or a "
                 "threshold for what was computed of pairs, may use such values, since there they are "
-                "compared with one another")  # fmt: skip
+                "compared with one another",
+                rounding.ADVICE if view.op in rounding.OPS else GENERIC_ADVICE)  # fmt: skip
     raise AssertionError  # pragma: no cover  refuse() does not return
 
 
