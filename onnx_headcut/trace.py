@@ -35,6 +35,7 @@ from onnx_headcut.labels import (
     Selection,
     Whole,
 )
+from onnx_headcut.model import captures
 from onnx_headcut.rivals import rivalry
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Trace:
         """Marks, edits and new facts of one node."""
         from onnx_headcut.rules import counts, outcome  # noqa: PLC0415  rules import this module
 
-        touched = scope.touched(node.input) or scope.captures_marks(node)
+        touched = scope.touched([*node.input, *captures(node)])
         if not touched and self.front is None and (*scope.place, i) not in self.heads:
             return
         view = View(self, scope, i)

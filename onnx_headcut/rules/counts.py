@@ -20,7 +20,7 @@ from onnx_headcut.rules import movement
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Fact
@@ -34,6 +34,9 @@ BODIES = frozenset({"If", "Loop", "Scan"})
 SHAPED = {"Reshape": 1, "Expand": 1, "Tile": 1}
 """Of ops on what has changed with the classes, the input that says its new shape."""
 
+FILLING = frozenset({"Concat", "Scatter", "ScatterElements", "ScatterND"})
+"""Ops that put detections beside a filler, or into it."""
+
 ADVICE = (
     "simplify the graph first (onnxslim): folded to a plain number, it stays what it is; or export "
     "with the number itself instead of one read from the shape of the scores"
@@ -42,12 +45,16 @@ ADVICE = (
 
 def check(view: View) -> None:
     """Refuse where a number that changed with the class count enters what the node gives."""
-    for i in changed(view):
-        if not follows(view, i):
-            view.refuse(f"its input {view.node.input[i]!r} is reckoned from the class count, and the "
-                        "kept classes would come out with other values", ADVICE)  # fmt: skip
+    refuse_changed(view, [i for i in changed(view) if not follows(view, i)])
     if view.op in BODIES:
         check_bodies(view)
+
+
+def refuse_changed(view: View, inputs: Iterable[int]) -> None:
+    """Refuse where one of ``inputs`` has changed with the class count."""
+    for i in set(changed(view)).intersection(inputs):
+        view.refuse(f"its input {view.node.input[i]!r} is reckoned from the class count, and the kept "
+                    "classes would come out with other values", ADVICE)  # fmt: skip
 
 
 def changed(view: View) -> Iterator[int]:
@@ -81,9 +88,20 @@ def follows(view: View, i: int) -> bool:
             return view.op != "Where" and view.new[i].value is not None
         if view.op == "Gather" and i == 0:
             return True
-    if is_index(view):
+    if is_index(view) or (view.op in FILLING and is_filler(view, i)):
         return True
     return SHAPED.get(view.op) == i and view.new[0] is not view.old[0]
+
+
+def is_filler(view: View, i: int) -> bool:
+    """Whether an input holds one number everywhere, before and after: only its extents follow."""
+    maker = view.scope.node_of(view.node.input[i])
+    if maker is not None and maker.op_type == "ConstantOfShape":
+        return True
+    old, new = view.old[i].value, view.new[i].value
+    if old is None or new is None or not old.size or not new.size:
+        return False
+    return bool((old == old.flat[0]).all() and (new == old.flat[0]).all())
 
 
 def is_index(view: View) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from onnx_headcut.facts import Fact
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
+from onnx_headcut.rules import counts
 from onnx_headcut.rules.bodies import Body, Picked, Read, shifted, traced
 from onnx_headcut.rules.class_loops import classes_read, over_classes
 from onnx_headcut.rules.iterated import freed
@@ -77,6 +78,8 @@ def _extent(view: View, read: Read) -> int | None:
 
 def plainly(view: View, body: Body) -> list[Mark | None]:
     """Marks where no iteration stands for a class."""
+    if body.is_loop:
+        counts.refuse_changed(view, range(2))
     given = {r.inner: sliced(view, r) for r in body.reads}
     ends, stacks = traced(view, body, given)
     for mark in stacks:

@@ -18,6 +18,7 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut import limits
 from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
+from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:
@@ -357,7 +358,7 @@ def _stack(view: View, labels: Labels) -> Outcome:
     edits: list[ed.Edit] = []
     for i, mark in enumerate(view.marks):
         if mark is None:
-            edits += view.select(i, labels.axis, view.take(labels.ids))
+            edits += shorten(view, i, labels.axis, labels.ids)
         elif not labels.same(mark):
             view.refuse("its inputs carry different classes at the same positions")
     return Outcome([labels], edits)

@@ -19,6 +19,7 @@ import onnx
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.beginning import complaints as badly_begun
+from onnx_headcut.validation.companions import left_behind
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
@@ -290,6 +291,9 @@ class _Proof:
             else:
                 self._compare_made(name, layout, (site, expected), (cut_site, got))
         layout.compare(name, reference, outputs, pair.steps(deployed=not self.columns.extra))
+        graph = self.original.proto.graph
+        for doubt in left_behind(graph, layout.apart, pair.state.outputs, outputs):
+            self.ledger.doubt(doubt)
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
             sets.compare_feed(name, reference, outputs, pair.narrow(pair.state.outputs))
