@@ -16,6 +16,7 @@ from rich.text import Text
 from onnx_headcut.classes.background import UNKNOWN
 from onnx_headcut.console import printable
 from onnx_headcut.documents import savings, written
+from onnx_headcut.numbers import change, in_bytes, many, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +65,8 @@ def show_inspection(to: Console, found: Inspection, model: Path) -> None:
     _fact(
         facts,
         "Heads' share",
-        f"{share:.1%} of {_short(found.figures.parameters)} parameters, "
-        f"{macs:.1%} of {_short(found.figures.macs)} multiply-adds"
+        f"{share:.1%} of {short(found.figures.parameters)} parameters, "
+        f"{macs:.1%} of {short(found.figures.macs)} multiply-adds"
         + _at(found.shapes),
     )
     for part in (heads, outputs, facts, saved):
@@ -101,7 +102,7 @@ def show_cut(to: Console, result: Cut, model: Path) -> None:
         _verdict_facts(facts, result.verdict)
     _notes(facts, result.plan.notes)
     if written(result):
-        _fact(facts, "Written", f"{result.output} ({_bytes(result.after.bytes)})")
+        _fact(facts, "Written", f"{result.output} ({in_bytes(result.after.bytes)})")
     else:
         _fact(facts, "Written", "nothing", "bold red")
     to.print(facts)
@@ -137,9 +138,9 @@ def _before_after(before: Figures, after: Figures) -> _Rows:
     table = _Rows(("", ">before", ">after", ">change"))
     for label, name in _FIGURES:
         old, new = getattr(before, name), getattr(after, name)
-        table.add(label, _short(old), _short(new), _change(old, new))
+        table.add(label, short(old), short(new), change(old, new))
     sizes = before.bytes, after.bytes
-    table.add("model file", *map(_bytes, sizes), _change(*sizes))
+    table.add("model file", *map(in_bytes, sizes), change(*sizes))
     return table
 
 
@@ -228,7 +229,7 @@ def _compared(verdict: Verdict) -> str:
 
 
 def _ran_on(where: Where) -> str:
-    nodes = ", ".join(f"{count} nodes on {name}" for name, count in where.placement.items())
+    nodes = ", ".join(f"{many(n, 'node')} on {name}" for name, n in where.placement.items())
     return "; ".join(filter(None, [where.provider, nodes, where.note]))
 
 
@@ -319,22 +320,3 @@ def _shape(output: OutputClasses) -> str:
     if output.shape is None:
         return "?"
     return "x".join("?" if dim is None else f"{dim}" for dim in output.shape)
-
-
-def _short(number: int) -> str:
-    """Write a number as people say it: in full up to five digits, then 1.23 M."""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return f"{number:,}"
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} B"
-
-
-def _change(old: int, new: int) -> str:
-    return "" if old == new or not old else f"{new / old - 1:+.1%}"

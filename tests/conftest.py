@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import helper, numpy_helper, parser
 
 from onnx_headcut import cli, console
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """Processes that tests start would each compile the package anew, which takes them 0.3 s."""
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TINY_NAMES = ("background", "cat", "dog", "cow", "hen", "fox")
 

@@ -214,6 +214,38 @@ def test_what_needs_anchors_is_not_guessed() -> None:
         decoded({"x": [1.0]}, [])
 
 
+def test_boxes_in_cells_of_a_grid_are_read() -> None:
+    fed = (64, 96)
+    cells = [(w, t, s) for s in (8, 16, 32) for t in range(96 // s) for w in range(64 // s)]
+    rows = np.zeros((1, len(cells), 7))
+    rows[..., 4:] = [1, 0, 0]
+    at = cells.index((1, 2, 16))
+    rows[0, at] = [0.5, 0.25, np.log(2), 0, 0.9, 0, 1]
+    columns = decode.Decoder(outputs(("y", "scores", 2)), range(2), {}, None)
+    found = columns.read({"y": rows}, fed, fed)
+    assert (len(found), found.columns.tolist()) == (1, [1])
+    assert found.boxes[0] * [64, 96, 64, 96] == pytest.approx([8, 28, 40, 44])
+    # As many rows as there are no cells: nothing says where their boxes are.
+    many = np.tile(rows, (1, 9, 1))
+    many[..., 0] = 5
+    with pytest.raises(decode.CannotDecode, match="anchors"):
+        columns.read({"y": many}, fed, fed)
+
+
+def test_what_cannot_be_told_is_not_told_as_nothing(
+    pictures: Path, model_path: Path, run_here: Callable[..., Done]
+) -> None:
+    done = run_here("cut", model_path, "--keep", "cat,dog", "--images", pictures, "--report", "r.html",
+                    "--output", "cut.onnx", "--json", "--provider", "cpu")  # fmt: skip
+    assert done.code == 0, done.err
+    drift = json.loads(done.out)["drift_on_pictures"]
+    assert (drift["classes"], len(drift["notes"])) == ([], 1)
+    page = Path("r.html").read_text("utf-8")
+    assert "detections cannot be told from the outputs" in page
+    assert ">Pictures<" not in page
+    assert "0 detections" not in page
+
+
 def test_raw_scores_become_probabilities() -> None:
     logits = np.array([[0.0, 2.0, -3.0]])
     assert decode.probabilities(logits, softmax=True).sum() == pytest.approx(1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
@@ -16,12 +18,15 @@ import onnx
 import pytest
 from browser import CHROMIUM, Page, browser
 from conftest import Done, run_cli
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import numpy_helper
 from PIL import Image
 from test_validate import FULL, KEPT, Tiny, check
 
 from onnx_headcut import cut
-from onnx_headcut.report import formats, graph, html, of_verdict, plots
+from onnx_headcut.report import formats, graph, html, of_verdict, pictures, plots
+from onnx_headcut.report.style import CSS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -288,6 +293,70 @@ def test_plots_take_the_pages_colours() -> None:
     assert "var(--accent)" in drawn
     assert "#0405" not in drawn
     assert drawn == plots.scatter(np.array([[0.2, 0.4], [0.5, 0.5]]))
+
+
+def test_paper_holds_the_plan_and_every_column(opened: Page) -> None:
+    opened.size(700)
+    opened.media("print")
+    plan = "[...document.querySelectorAll('details th[scope=row]')]"
+    assert opened.value(f"{plan}.every(e => e.getClientRects().length)")
+    assert opened.value("document.documentElement.scrollWidth") == 700
+    opened.media()
+
+
+def test_the_page_says_which_files_it_is_about(page: Path) -> None:
+    cut_file = page.with_name("small.onnx")
+    digest = hashlib.sha256(cut_file.read_bytes()).hexdigest()
+    assert f"<code>{digest}</code>" in page.read_text()
+
+
+def _contrast(one: str, other: str) -> float:
+    def light(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted([light(one), light(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_words_stand_out_from_what_they_stand_on() -> None:
+    assert min(_contrast("#ffffff", c) for c in (*pictures.COLOURS, pictures.DROPPED)) >= 4.5
+    for block in re.findall(r"\{ :root \{([^}]*)\}|^:root \{([^}]*)\}", CSS, re.MULTILINE):
+        colour = dict(re.findall(r"--(\w+): (#\w+)", "".join(block)))
+        colour = {k: v if len(v) > 4 else re.sub(r"(\w)", r"\1\1", v) for k, v in colour.items()}
+        for name in ("ink", "faint", "accent", "good", "bad", "doubt"):
+            assert min(_contrast(colour[name], colour[p]) for p in ("paper", "soft")) >= 4.5, name
+
+
+@given(st.lists(st.tuples(*[st.floats(0, 400)] * 4), max_size=6))
+def test_names_on_a_picture_do_not_cover_each_other(corners: list[tuple[float, ...]]) -> None:
+    boxes = [[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in corners]
+    found = pictures._places(boxes, ["star 0.50"] * len(boxes), 14, (480, 480))
+    assert all(min(x, y) >= 0 and max(x + w, y + t) <= 480 for x, y, w, t in found)
+    for box in boxes:  # six on one spot have room enough
+        same = pictures._places([box] * 6, ["star 0.50"] * 6, 14, (480, 480))
+        assert not any(pictures._meet(a, b) for a, b in combinations(same, 2))
+
+
+def test_changes_of_nothing_look_like_nothing() -> None:
+    if not plots.available():
+        pytest.skip("matplotlib is not installed")
+    assert "1e" not in "".join(re.findall(r">([^<]*)<", plots.histogram(np.full(9, 1e-8), "change")))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"Extractor/Predictor_{k}/ClassPredictor/BiasAdd_prequantized" for k in range(6)],
+        ["TFLite_Detection_PostProcess", "TFLite_Detection_PostProcess:1"],
+        ["a", "b" * 50],
+    ],
+)
+def test_names_are_cut_where_they_are_alike(names: list[str]) -> None:
+    short = graph._short(names, 22)
+    assert len(set(short)) == len(names)
+    assert max(map(len, short)) <= 22
 
 
 def test_long_names_and_many_heads_fit_the_graph(model_path: Path) -> None:

@@ -81,6 +81,15 @@ class Bench:
         """Plain data with stable keys."""
         return asdict(self)
 
+    @property
+    def line(self) -> str:
+        """Say it for people; a ratio whose spread holds 1 is no difference."""
+        spread = f"middle half of pairs: {self.ratio_low:.2f} to {self.ratio_high:.2f}"
+        text = f"The cut is {self.ratio:.2f} times as fast ({spread})"
+        if self.ratio_low <= 1 <= self.ratio_high:
+            return f"{text}: no difference that these runs could show"
+        return text
+
 
 class _Model:
     """A model in its own process."""

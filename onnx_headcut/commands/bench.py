@@ -7,6 +7,7 @@ import typer
 
 from onnx_headcut import __version__
 from onnx_headcut.console import SCHEMA, Answer, printable, steps
+from onnx_headcut.numbers import many
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,9 +78,8 @@ def _show(to: "Console", found: "Bench") -> None:
         table.add_row(stage, *(_ms(t.stages[stage]) if stage in t.stages else "" for t in both))
     to.print(table)
     to.print()
-    spread = f"(middle half of pairs: {found.ratio_low:.2f} to {found.ratio_high:.2f})"
-    to.print(f"The cut is {found.ratio:.2f} times as fast {spread}", style="bold")
-    threads = f"{found.threads} thread(s)" if found.threads else "onnxruntime's own threads"
+    to.print(found.line, style="bold")
+    threads = many(found.threads, "thread") if found.threads else "onnxruntime's own threads"
     to.print(f"{found.cut.runs} runs of each in turn, on {found.cut.provider}, {threads}, "
              f"batch {found.batch}", style="dim")  # fmt: skip
     for note in found.notes:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from onnx_headcut.plan import OutputClasses
 
+_ANCHORS = "boxes need the anchors, which the outputs do not hold"
+_MANY = 200  # rows that are one for each cell rather than one for each object
 _YX = ("tflite", "postprocess", "detection_boxes")
 """Names in TensorFlow's outputs, which have y before x."""
 
@@ -51,7 +53,7 @@ class Decoder:
         """
         arrays = {n: np.asarray(v, np.float64) for n, v in values.items() if v.dtype.kind in "fiu"}
         dense = [o for o in self.outputs if o.kind == "scores" and o.axis is not None]
-        found = self._dense(arrays, dense) if dense else self._rows(arrays)
+        found = self._dense(arrays, dense, fed) if dense else self._rows(arrays)
         boxes = _scaled(found.boxes, fed, original)
         good = (found.scores >= self.threshold) & np.isfinite(boxes).all(1)
         found = Detections(boxes, found.columns, found.scores).of(good)
@@ -60,8 +62,9 @@ class Decoder:
     # ---------------------------------------------------------------- scores of all anchors
 
     def _dense(
-        self, arrays: Mapping[str, np.ndarray[Any, Any]], dense: Sequence[OutputClasses]
-    ) -> Detections:
+        self, arrays: Mapping[str, np.ndarray[Any, Any]], dense: Sequence[OutputClasses],
+        fed: tuple[int, int],
+    ) -> Detections:  # fmt: skip
         if len(dense) > 1:
             raise CannotDecode("each level has an output of its own, and boxes need its anchors")
         output = dense[0]
@@ -70,20 +73,25 @@ class Decoder:
         table = table.reshape(-1, table.shape[-1])
         boxes = self._boxes_beside(arrays, output.name, len(table))
         if boxes is None:
-            table, boxes = self._interleaved(table)
+            table, boxes = self._interleaved(table, fed)
         scores = probabilities(table, softmax=self.background is not None)
         at = np.array(self.columns)
         wanted = at != (-1 if self.background is None else self.background)
         anchors, places = np.nonzero((scores >= self.threshold) & wanted)
         return Detections.ranked(boxes[anchors], at[places], scores[anchors, places])
 
-    def _interleaved(self, table: Floats) -> tuple[Floats, Floats]:
+    def _interleaved(self, table: Floats, fed: tuple[int, int]) -> tuple[Floats, Floats]:
         """Read four numbers of a box, perhaps an objectness, then scores, in each row."""
         extra = table.shape[1] - len(self.columns)
-        if extra not in (4, 5) or np.percentile(np.abs(table[:, :4]), 90) < 2:
-            raise CannotDecode("boxes need the anchors, which the outputs do not hold")
+        if extra not in (4, 5):
+            raise CannotDecode(_ANCHORS)
         scores = table[:, extra:] * (table[:, 4:5] if extra == 5 else 1)
-        return scores, from_centres(table[:, :4])
+        boxes = table[:, :4]
+        if not _in_pixels(boxes, fed):
+            if extra != 5:
+                raise CannotDecode(_ANCHORS)
+            boxes = _from_cells(boxes, fed)
+        return scores, from_centres(boxes)
 
     @staticmethod
     def _boxes_beside(
@@ -140,9 +148,31 @@ def _corners(name: str, boxes: Floats) -> Floats:
     filled = boxes[np.any(boxes != 0, axis=1)]
     if len(filled) and np.mean((filled[:, 2:] >= filled[:, :2]).all(1)) < 0.95:
         if (filled[:, 2:] < 0).any():
-            raise CannotDecode("boxes need the anchors, which the outputs do not hold")
+            raise CannotDecode(_ANCHORS)
         return from_centres(boxes)
     return boxes
+
+
+def _in_pixels(boxes: Floats, fed: tuple[int, int]) -> bool:
+    """Whether centres and sizes are pixels: then the centres of many lie all over the picture."""
+    if np.percentile(np.abs(boxes), 90) < 2:
+        return False
+    low, high = np.percentile(boxes[:, :2], [5, 95], axis=0)
+    return len(boxes) < _MANY or bool((high - low > 0.3 * np.array(fed)).all())
+
+
+def _from_cells(boxes: Floats, fed: tuple[int, int]) -> Floats:
+    """Boxes as YOLOX leaves them: offsets in cells of 8, 16 and 32 pixels, and sizes' logarithms."""
+    steps = [(fed[0] // step, fed[1] // step, step) for step in (8, 16, 32)]
+    if sum(wide * tall for wide, tall, _ in steps) != len(boxes):
+        raise CannotDecode(_ANCHORS)
+    cells = np.concatenate([
+        np.stack([np.tile(np.arange(wide), tall), np.repeat(np.arange(tall), wide),
+                  np.full(wide * tall, step)], axis=1) for wide, tall, step in steps
+    ])  # fmt: skip
+    step = cells[:, 2:]
+    sizes = np.exp(np.minimum(boxes[:, 2:], 10))
+    return np.asarray(np.concatenate([boxes[:, :2] + cells[:, :2], sizes], axis=1) * step)
 
 
 def _scaled(boxes: Floats, fed: tuple[int, int], original: tuple[int, int]) -> Floats:

@@ -121,6 +121,8 @@ class DriftReport:
 
     def lines(self) -> list[str]:
         """Say it in short."""
+        if not self.classes:
+            return list(self.notes)
         n, mean = len(self.pictures), self.score_change
         moved, gained = self.total("moved"), self.total("gained")
         counts = (
@@ -188,7 +190,6 @@ def measure(
     readers = _readers(subject)
     image = image_input(subject.proto)
     found: list[dict[str, Detections]] = [{}, {}]
-    notes: list[str] = []
     for at, path in enumerate(images):
         progress(f"picture {at + 1} of {len(images)}")
         feed = preprocess.from_images([path], subject.proto, chosen)[0]
@@ -196,10 +197,15 @@ def measure(
             try:
                 each[path.name] = _detect(session, reader, feed, path, image, chosen)
             except CannotDecode as error:
-                notes.append(f"detections cannot be told from the outputs: {error}")
-                each[path.name] = _NOTHING
-    notes += _unknown(subject, readers[0])
-    return _report(subject, images, found, truth, tuple(dict.fromkeys(notes)))
+                return _untold(images, error)
+    return _report(subject, images, found, truth, tuple(_unknown(subject, readers[0])))
+
+
+def _untold(images: Sequence[Path], error: CannotDecode) -> DriftReport:
+    """Say that nothing can be said, rather than that nothing was found."""
+    note = f"drift on pictures: detections cannot be told from the outputs: {error}"
+    pictures = tuple(Picture(path, _NOTHING, _NOTHING) for path in images)
+    return DriftReport(pictures, (), np.zeros((0, 2)), 0, (note,))
 
 
 _NOTHING = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))

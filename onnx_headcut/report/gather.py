@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
 from onnx_headcut.model import load, metadata_of
 from onnx_headcut.plan import make_plan
-from onnx_headcut.report.page import Material
+from onnx_headcut.report.page import File, Material
 from onnx_headcut.understanding import Options, understand
 
 if TYPE_CHECKING:
@@ -71,7 +72,18 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
     found = inspection(analysis, located, classes, plan)
     before = figures(analysis, located)
     return Material(original.name, name, verdict, plan, classes, found.heads, before, _after(cut),
-                    drift, bench, called)  # fmt: skip
+                    drift, bench, called, _files(original, cut))  # fmt: skip
+
+
+def _files(*models: Path | onnx.ModelProto) -> tuple[File, ...]:
+    """What tells each of the files from all others; a model that is no file has nothing."""
+    found = []
+    for path in models:
+        if isinstance(path, Path):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found.append(File(path.name, path.stat().st_size, digest))
+    return tuple(found)
 
 
 def _record(cut: Path | onnx.ModelProto) -> CutRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from onnx_headcut.report.html import Markup, h
@@ -20,17 +21,18 @@ _BACKBONE, _HEADS, _BEHIND, _OUTPUTS = (0, 110), (150, 230), (420, 130), (590, 1
 
 def draw(heads: Sequence[Head], plan: Plan) -> Markup:
     """Draw the graph as SVG, with all of it in words for screen readers."""
-    shown = [(_short(head.node, 30), _channels(head, plan)) for head in heads[:_MOST]]
+    names = _short([head.node for head in heads[:_MOST]], 30)
+    shown = [(name, _channels(head, plan)) for name, head in zip(names, heads, strict=False)]
     if len(heads) > _MOST:
         shown.append((f"and {len(heads) - _MOST} more heads", "cut alike"))
-    outputs = [(_short(o.name, 22), _kind(o)) for o in plan.outputs[:_MOST]]
+    names = _short([output.name for output in plan.outputs[:_MOST]], 22)
+    outputs = [(name, _kind(output)) for name, output in zip(names, plan.outputs, strict=False)]
     height = max(len(shown), len(outputs), 1) * _ROW + 40
     middle = height / 2 + 6
     at = [_spread(k, len(shown), height) for k in range(len(shown))]
     to = [_spread(k, len(outputs), height) for k in range(len(outputs))]
-    names = {head.node for head in heads}
-    behind = len({s.node for s in plan.steps} - names)
-    edited = f"{behind} nodes edited"
+    behind = len({s.node for s in plan.steps} - {head.node for head in heads})
+    edited = f"{behind} node{'s' * (behind != 1)} edited"
     lines = [_line(_BACKBONE, middle, _HEADS, y) for y in at]
     lines += [_line(_HEADS, y, _BEHIND, middle) for y in at]
     lines += [_line(_BEHIND, middle, _OUTPUTS, y) for y in to]
@@ -55,10 +57,11 @@ def draw(heads: Sequence[Head], plan: Plan) -> Markup:
 
 
 def _channels(head: Head, plan: Plan) -> str:
+    anchors = f"{head.anchors} anchor{'s' * (head.anchors != 1)}"
     if any(site.exact for site in plan.sites):
-        return f"{head.channels} channels, whole ({head.anchors} anchors)"
+        return f"{head.channels} channels, whole ({anchors})"
     after = head.channels - head.anchors * (head.classes - len(plan.selection.order))
-    return f"{head.channels} → {after} channels ({head.anchors} anchors)"
+    return f"{head.channels} → {after} channels ({anchors})"
 
 
 def _kind(output: OutputClasses) -> str:
@@ -92,5 +95,21 @@ def _box(
     return h("g", rect, *texts)
 
 
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+def _short(names: Sequence[str], most: int) -> list[str]:
+    """Cut long names so that what tells them apart stays: their common ends go first."""
+    if max(map(len, names), default=0) <= most:
+        return list(names)
+    letters = enumerate(zip_longest(*names, fillvalue=""))
+    start = next((at for at, there in letters if len(set(there)) > 1), 0)
+    return [_around(name, start, most) for name in names]
+
+
+def _around(name: str, start: int, most: int) -> str:
+    """Cut a name to what lies around its character ``start``, a few before it included."""
+    if len(name) <= most:
+        return name
+    first = max(min(start - most // 4, len(name) - most + 1), 0)
+    first = 0 if first <= 1 else first
+    last = first + most - (first > 0) - 1
+    head = "…" if first else ""
+    return f"{head}{name[first:]}" if last >= len(name) - 1 else f"{head}{name[first:last]}…"

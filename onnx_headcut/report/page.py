@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx_headcut import __version__
+from onnx_headcut.numbers import change, in_bytes, many, short
 from onnx_headcut.report import graph, pictures, plots
 from onnx_headcut.report.html import Child, Markup, h, table
 from onnx_headcut.report.style import CSS
@@ -24,8 +25,24 @@ _MEANINGS = {
     "failed": "The cut differs from the original, or is not what it claims to be.",
     "inconclusive": "Too little could be compared to say that the cut is right.",
 }
+_KINDS = {
+    "scores": "class scores inside the graph",
+    "dense": "scores by class",
+    "detections": "detections, matched one to one",
+    "count": "how many detections",
+    "apart": "no class reaches it",
+}
 _MOST_PICTURES = 12
 _NO_NETWORK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it lies there: its name, its size in bytes, and its sha256."""
+
+    name: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class Material:
     bench: Bench | None = None
     called: tuple[str | None, ...] = ()
     """What the cut's own record calls its columns, new and merged ones among them."""
+    files: tuple[File, ...] = ()
 
     def name(self, new: int, column: int) -> str:
         """How to call column ``new`` of the cut, whose place in the original is ``column``."""
@@ -82,10 +100,10 @@ def _verdict(m: Material) -> Markup:
     kept = [m.name(new, c) for new, c in order if c != m.classes.background]
     facts: list[tuple[str, str]] = [
         ("Kept", ", ".join(kept)),
-        ("Compared", f"{v.values:,} values in {v.runs} runs on {len(v.feeds)} inputs"),
+        ("Compared", f"{v.values:,} values in {many(v.runs, 'run')} on {many(len(v.feeds), 'input')}"),
     ]
     worst = max((row.max_abs for row in v.outputs), default=0.0)
-    facts.append(("Largest difference", f"{worst:.3g}"))
+    facts += [("Largest difference", f"{worst:.3g}")] if v.values else []
     facts += [("Ran on", _where(v.cut))] if v.cut else []
     if v.deployed is not None:
         facts.append(("As deployed", v.deployed.line.removeprefix("as deployed ")))
@@ -99,25 +117,28 @@ def _verdict(m: Material) -> Markup:
         class_=f"verdict {v.status}",
     )
     rows = [part for name, text in facts for part in (h("dt", name), h("dd", text))]
+    for file in m.files:
+        digest = h("code", file.sha256)
+        rows += [h("dt", "File"), h("dd", f"{file.name}, {in_bytes(file.size)}, sha256", digest)]
     return h("header", h("h1", f"{m.original} → {m.cut}"), box, h("dl", *rows))
 
 
 def _where(where: Where) -> str:
-    nodes = ", ".join(f"{count} nodes on {name}" for name, count in where.placement.items())
-    return "; ".join(filter(None, [where.provider, nodes, where.note]))
+    nodes = ", ".join(f"{many(n, 'node')} on {name}" for name, n in where.placement.items())
+    return "; ".join(filter(None, [nodes or where.provider, where.note]))
 
 
 def _figures(m: Material) -> Markup | None:
     if m.before is None or m.after is None:
         return None
     names = {"heads": "heads", "channels": "head channels", "parameters": "parameters",
-             "macs": "multiply-adds", "nodes": "nodes", "bytes": "bytes of the model"}  # fmt: skip
+             "macs": "multiply-adds", "nodes": "nodes", "bytes": "model file"}  # fmt: skip
     rows: list[tuple[Child, ...]] = []
     for name, label in names.items():
         old, new = getattr(m.before, name), getattr(m.after, name)
-        change = f"{new / old - 1:+.1%}" if old and old != new else ""
-        rows.append((label, f"{old:,}", f"{new:,}", change))
-    return _section("Before and after", table("Sizes of the model", ("", "before", "after",
+        say = in_bytes if name == "bytes" else short
+        rows.append((label, say(old), say(new), change(old, new)))
+    return _section("Before and after", table("Sizes of the model", ("figure", "before", "after",
                                               "change"), rows))  # fmt: skip
 
 
@@ -125,33 +146,41 @@ def _graph(m: Material) -> Markup | None:
     if not m.heads:
         return None
     words = "What the cut changed has a coloured edge."
-    drawn = h("div", graph.draw(m.heads, m.plan), class_="graph")
+    drawn = h("div", graph.draw(m.heads, m.plan), class_="scroll", tabindex="0", role="region",
+              aria_label="The head as a graph")  # fmt: skip
     return _section("The head", h("figure", drawn, h("figcaption", words)))
 
 
-def _compared(m: Material) -> Markup:
+def _compared(m: Material) -> Markup | None:
     rows: list[tuple[Child, ...]] = []
     for row in m.verdict.outputs:
         wrong = row.outside or row.missing or row.extra
         detections = f"{row.matched:,}" if row.kind == "detections" else ""
-        detections += f" (-{row.missing}, +{row.extra})" if row.missing or row.extra else ""
-        detections += f", {row.moved} moved" if row.moved else ""
+        lost = [f"{n} {word}" for n, word in ((row.missing, "missing"), (row.extra, "extra"),
+                                              (row.moved, "moved")) if n]  # fmt: skip
+        detections += f" ({', '.join(lost)})" if lost else ""
         state = h("span", "differs", class_="bad") if wrong else "equal"
-        rows.append((row.name, row.kind, f"{row.values:,}", detections, f"{row.max_abs:.2g}",
-                     f"{row.max_rel:.2g}", state, row.where))  # fmt: skip
-    head = ("output", "kind", "values", "detections", "largest difference", "relative", "result",
-            "where")  # fmt: skip
+        rows.append((row.name, _KINDS.get(row.kind, row.kind), f"{row.values:,}", detections,
+                     f"{row.max_abs:.2g}", f"{row.max_rel:.2g}", state, row.where))  # fmt: skip
+    if not rows:
+        return None
+    head = ("output", "what it holds", "values", "detections", "largest difference", "relative",
+            "result", "where")  # fmt: skip
     return _section("What was compared", table(
         "Each output of the cut against the original with its dropped classes masked", head, rows,
         numbers_from=2))  # fmt: skip
 
 
 def _classes(m: Material) -> Markup:
+    found = m.verdict.classes
+    by_value, by_detection = any(r.values for r in found), any(r.detections for r in found)
     rows: list[tuple[Child, ...]] = [
-        (m.name(row.new, row.column), f"{row.column}", f"{row.new}", f"{row.values:,}",
-         f"{row.detections:,}", *(f"{n}" if n else "" for n in (row.missing, row.extra)),
+        (m.name(row.new, row.column), f"{row.column}", f"{row.new}",
+         f"{row.values:,}" if by_value or not by_detection else "",
+         f"{row.detections:,}" if by_detection else "",
+         *(f"{n}" if n else "" for n in (row.missing, row.extra)),
          _id(row.label), _id(row.cut_label))
-        for row in m.verdict.classes
+        for row in found
     ]  # fmt: skip
     head = ("class", "column before", "column after", "values", "detections", "missing", "extra",
             "id before", "id after")  # fmt: skip
@@ -186,7 +215,8 @@ def _drift(m: Material) -> Markup | None:
         for r in d.classes
     ]  # fmt: skip
     return _section("Drift", words, h("ul", *(h("li", line) for line in d.lines())),
-                    table("Detections by class, scores of 0.3 and more", head, rows), _plots(d))
+                    table("Detections by class, scores of 0.3 and more", head, rows) if rows else None,
+                    _plots(d))  # fmt: skip
 
 
 def _part(value: float | None) -> str:
@@ -204,26 +234,25 @@ def _plots(d: DriftReport) -> Markup | None:
 
 
 def _pictures(m: Material) -> Markup | None:
-    if m.drift is None or not m.drift.pictures:
+    if m.drift is None or not m.drift.classes:
         return None
     words = "Dashed and grey: objects of dropped classes, which only the original names."
     shown = m.drift.pictures[:_MOST_PICTURES]
     sides = _sides(m, m.drift)
     drawn = [pictures.compared(p, sides, number) for number, p in enumerate(shown)]
     rest = len(m.drift.pictures) - len(shown)
-    more = h("p", f"{rest} more pictures were measured.", class_="faint") if rest else None
-    return _section("Pictures", h("p", words), *drawn, more)
+    more = f"{many(rest, 'more picture')} measured, and not shown."
+    left = h("p", more, class_="faint") if rest else None
+    return _section("Pictures", h("p", words), *drawn, left)
 
 
 def _sides(m: Material, drift: DriftReport) -> tuple[pictures.Side, pictures.Side]:
     """How both models' columns are called and drawn: what becomes one class has one colour."""
     names = {c: m.classes.name(c) for c in range(m.classes.count)}
-    colours = {c: row.column for row in reversed(drift.classes) for c in row.sources}
-    return (
-        pictures.Side("original", names, colours),
-        pictures.Side("cut", {row.new: row.name for row in drift.classes},
-                      {row.new: row.column for row in drift.classes}),
-    )  # fmt: skip
+    numbers = {row.new: number for number, row in enumerate(drift.classes)}
+    colours = {c: numbers[row.new] for row in reversed(drift.classes) for c in row.sources}
+    called = {row.new: row.name for row in drift.classes}
+    return pictures.Side("original", names, colours), pictures.Side("cut", called, numbers)
 
 
 def _speed(m: Material) -> Markup | None:
@@ -243,11 +272,10 @@ def _speed(m: Material) -> Markup | None:
     parts: list[tuple[Child, ...]] = [
         (s, *(f"{t.stages.get(s, 0) * 1e3:.2f} ms" for t in (b.original, b.cut))) for s in stages
     ]
-    threads = f"{b.threads} thread(s)" if b.threads else "onnxruntime's own threads"
-    spread = f"middle half of pairs: {b.ratio_low:.2f} to {b.ratio_high:.2f}"
-    runs = f"{b.cut.runs} runs of each on {b.cut.provider}, {threads}"
-    words = f"The cut is {b.ratio:.2f} times as fast ({spread}), in {runs}."
-    head = ("", "", "median", "best", "10 % to 90 %", "pictures a second", "peak memory")
+    threads = many(b.threads, "thread") if b.threads else "onnxruntime's own threads"
+    runs = f"{b.cut.runs} runs of each in turn on {b.cut.provider}, {threads}"
+    words = f"{b.line}, in {runs}."
+    head = ("model", "", "median", "best", "10 % to 90 %", "pictures a second", "peak memory")
     return _section("Speed", h("p", words), table("Latency", head, rows, numbers_from=2),
                     table("Time by stage", ("stage", "original", "cut"), parts) if parts else None)
 
@@ -255,4 +283,4 @@ def _speed(m: Material) -> Markup | None:
 def _plan(m: Material) -> Markup:
     rows: list[tuple[Child, ...]] = [(s.node, s.op, s.change) for s in m.plan.steps]
     inner = table("Every edit", ("node", "operator", "change"), rows, numbers_from=9)
-    return _section("The plan", h("details", h("summary", f"{len(rows)} edits"), inner))
+    return _section("The plan", h("details", h("summary", many(len(rows), "edit")), inner))

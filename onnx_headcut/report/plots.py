@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _INK, _ACCENT, _LINE = "#010203", "#040506", "#070809"
 _VARIABLES = {_INK: "var(--ink)", _ACCENT: "var(--accent)", _LINE: "var(--line)"}
+_LEAST = 0.05
 MISSING = "Plots need matplotlib: pip install 'onnx-headcut[report]'."
 
 
@@ -46,9 +47,11 @@ def histogram(changes: Floats, what: str) -> Markup:
     """Draw how often which change occurs."""
 
     def draw(axes: Any) -> None:
-        reach = max(float(abs(changes).max(initial=0.0)), 1e-6)
+        # Where hardly anything changes, an axis of millionths would make it look like much.
+        reach = max(float(abs(changes).max(initial=0.0)), _LEAST)
         axes.hist(changes, bins=31, range=(-reach, reach), color=_ACCENT)
         axes.set(xlabel=what, ylabel="detections")
+        axes.yaxis.get_major_locator().set_params(integer=True)
 
     return _plot(draw, f"Histogram: {what}, of {len(changes)} matched detections.")
 

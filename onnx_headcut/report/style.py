@@ -27,25 +27,33 @@ dt { color: var(--faint); } dd { margin: 0; }
 table { border-collapse: collapse; min-width: 100%; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--faint); padding: .25rem 0; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
+td:not(.number) { min-width: 6.5rem; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 6.5rem; }
-th.number, td.number { text-align: right; white-space: nowrap; }
+thead th { vertical-align: bottom; line-height: 1.25; }
+tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 8rem; }
+th.number, td.number { text-align: right; } td.number { white-space: nowrap; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+code { display: block; font: .88em/1.4 ui-monospace, monospace; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } figcaption { color: var(--faint); font-size: .92rem; }
 svg { max-width: 100%; height: auto; }
-.graph { overflow-x: auto; } .graph svg { min-width: 34rem; display: block; }
+.scroll svg { min-width: 34rem; width: 100%; display: block; }
+.plots svg { width: 100%; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .75rem; }
 .pair svg { width: 100%; display: block; border-radius: .3rem; }
-.switch { display: none; border: 1px solid var(--line); border-radius: .4rem; margin: 0 0 .6rem;
-  padding: .2rem .75rem .5rem; font-size: .92rem; } .switch legend { color: var(--faint);
-  overflow-wrap: anywhere; }
+.picture { break-inside: avoid; margin: 1.6rem 0; } .picture h3 { font-size: 1rem; margin: 0;
+  color: var(--ink); overflow-wrap: anywhere; }
+.switch { display: none; border: 0; margin: 0; padding: 0; font-size: .92rem; min-width: 0; }
+.aloud { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  white-space: nowrap; }
 .switch label { display: inline-block; padding: .35rem .9rem .35rem 0; cursor: pointer; }
 .switch input { accent-color: var(--accent); }
 @supports selector(:has(a)) { @media screen { .switch { display: block; }
-  figure:has([value="original"]:checked) .cut, figure:has([value="cut"]:checked) .original {
+  .picture:has([value="original"]:checked) .cut, .picture:has([value="cut"]:checked) .original {
   display: none; }
-  figure:has(:checked:not([value="both"])) .pair { grid-template-columns: minmax(0, 42rem); } } }
+  .picture:has(:checked:not([value="both"])) .pair { grid-template-columns: minmax(0, 42rem); } } }
 .bar { display: inline-block; height: .8rem; background: var(--accent); min-width: 2px; }
 details > summary { cursor: pointer; padding: .4rem 0; }
 footer { margin-top: 3rem; color: var(--faint); font-size: .9rem; }
@@ -54,5 +62,10 @@ footer { margin-top: 3rem; color: var(--faint); font-size: .9rem; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --faint: #444;
   --line: #bbb; --soft: #fff; --accent: #0b4fae; --good: #0a5c22; --bad: #a31118;
   --doubt: #6d4700; } body { max-width: none; padding: 0; font-size: 10pt; }
-  h2 { break-after: avoid; } figure, tr { break-inside: avoid; } .scroll { overflow: visible; } }
+  h2, h3, caption { break-after: avoid; } h2 { margin-top: 1.4rem; }
+  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } .scroll svg { min-width: 0; }
+  table { font-size: 8.5pt; } th, td { padding-right: .5rem; }
+  tbody th, td:not(.number) { min-width: 0; }
+  .pair p, .faint { font-size: 8.5pt; } summary { list-style: none; }
+  details::details-content { content-visibility: visible; display: block; height: auto; } }
 """

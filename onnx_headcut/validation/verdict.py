@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from onnx_headcut.numbers import many
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -190,7 +192,7 @@ class Verdict:
         result += [_drift_line(drift) for drift in self.drift if drift != Drift(drift.output)]
         for name, where in (("original", self.original), ("cut", self.cut)):
             if where is not None:
-                nodes = ", ".join(f"{count} nodes on {p}" for p, count in where.placement.items())
+                nodes = ", ".join(f"{many(n, 'node')} on {p}" for p, n in where.placement.items())
                 result.append(f"{name} ran on {where.provider}{f' ({nodes})' if nodes else ''}")
         if self.deployed is not None:
             result.append(self.deployed.line)
