@@ -6,12 +6,13 @@ boxes. Names of classes and of heads, where they are given, decide between what 
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, NoReturn
 
 from onnx_headcut.errors import GraphRefused, UsageError
-from onnx_headcut.groups import describe, loses_its_columns, name_of
+from onnx_headcut.groups import boxes_among, describe, loses_its_columns, name_of
 from onnx_headcut.pull import pull
 
 if TYPE_CHECKING:
@@ -66,11 +67,12 @@ class Choice:
         )
 
     def _are_boxes_of_others(self, group: Group) -> bool:
-        """Whether it is a box through a sigmoid (DETR), beside more columns for the same places."""
-        return group.kind == "sigmoid" and self.full(group) == 4 and any(
-            g.kind == "raw" and g.size > 4 and g.shape[:-1] == group.shape[-len(g.shape) : -1]
-            and not g.leaves & group.leaves for g in self.groups
-        )  # fmt: skip
+        """Whether it is a box through a sigmoid (DETR), beside plain scores for the same places."""
+        if group.kind != "sigmoid" or self.full(group) != 4:
+            return False
+        beside = [g for g in self.groups if g.shape[:-1] == group.shape[-len(g.shape) : -1]
+                  and not g.leaves & group.leaves and g.value not in self.flow.deep]  # fmt: skip
+        return not boxes_among(beside) and any(g.kind == "raw" and g.size > 1 for g in beside)
 
     def full(self, group: Group) -> int:
         """Its number of columns in the head, with one that the graph drops behind."""
@@ -129,6 +131,8 @@ class Choice:
                      and self._places(g) not in places]  # fmt: skip
         if forgotten:
             self._refuse([*chosen, *forgotten])
+        if not self.heads:
+            self._refuse_unexplained(kind, chosen, beside, named=named)
         if kind == "softmax":
             return chosen
         # without boxes beside them nothing shows that the columns are not boxes themselves
@@ -147,6 +151,68 @@ class Choice:
             if self.layout is None:
                 refuse_anchors(self.flow, group, beside)
         return chosen
+
+    def _refuse_unexplained(
+        self, kind: str, chosen: list[Group], beside: list[Group], *, named: bool
+    ) -> None:
+        """Refuse where columns beside are no boxes, and so may be the scores in a form of their own.
+
+        Plain columns are the weakest evidence, and four of them are rather boxes: beside those
+        there must be boxes that anchors decode, column pair by column pair.
+        """
+        box = 4 if self.layout is None else 4 * self.layout.anchors
+        beside = [g for g in beside if g.value not in self.flow.deep]
+        boxes = boxes_among(beside, box)
+        four = kind != "softmax" and self.full(chosen[0]) == 4
+        decoded = [b for b in boxes if len(b) > 1 and all(g.kind == "other" for g in b)]
+        plain = [b for b in boxes if b[0].kind == "raw"
+                 or (b[0].is_placed and (len(b) > 1 or "Sigmoid" not in b[0].steps))]  # fmt: skip
+        if four and not (decoded if kind == "raw" else plain):
+            self._refuse([*chosen, *beside])
+        if four and not decoded and any(self._is_of_queries(g) for b in boxes for g in b):
+            self._refuse([*chosen, *beside])  # a DETR's boxes come through a sigmoid
+        weak = kind == "raw" and not named
+        odd = [g for g in beside if g.kind == "other" and self._may_be_scores(g, weak=weak)]
+        if named:
+            odd = [g for g in odd if self.is_named(g)]
+        known = {b[0].leaves for b in boxes}
+        if weak:
+            odd += [g for g in beside if 1 < g.size < box and self._width(g) != box]
+            odd += [b[0] for b in boxes if len(b) == 1
+                    and any(self._alike(b[0], o[0]) for o in boxes)]  # fmt: skip
+        elif not named:
+            near = [g for g in beside if self._places(g) == self._places(chosen[0])]
+            alone = len(boxes_among(near, box)) < 2
+            odd += [g for g in near if g.size > 1 and "Sigmoid" in g.steps
+                    and (g.kind == "sigmoid" or not g.is_placed)
+                    and not (alone and g.leaves in known)]  # fmt: skip
+        if odd:
+            self._refuse([*chosen, *odd])
+        if (weak or (four and kind == "raw")) and self.flow.unread:
+            node = self.flow.scope.graph.node[self.flow.unread[0]]
+            raise GraphRefused(
+                "what comes from it is mixed and then given out, and may be the class scores; "
+                f"else they would be {describe(self.flow, chosen[0])}",
+                node=node.name or node.output[0], op=node.op_type,
+                advice="say which layers make class scores with --head NODE",
+            )  # fmt: skip
+
+    def _is_of_queries(self, group: Group) -> bool:
+        """Whether it comes from a layer over rows, as a transformer's do, not over a picture."""
+        nodes = self.flow.scope.graph.node
+        return any("Conv" not in nodes[self.flow.leaves[k].node].op_type for k in group.leaves)
+
+    def _width(self, group: Group) -> int:
+        """Number of columns that its heads give for each of its places: four, if it is half a box."""
+        places = math.prod(group.shape) // group.extent
+        return sum(math.prod(self.flow.leaves[k].shape) for k in group.leaves) // places
+
+    @staticmethod
+    def _may_be_scores(group: Group, *, weak: bool) -> bool:
+        """Whether it is no distribution, no box, nor (beside scores that are sure) landmarks."""
+        if group.expected or group.size <= 4 or "Tanh" in group.steps:
+            return False
+        return weak or "Sigmoid" in group.steps or not group.is_placed
 
     def _may_be_a_level(self, kind: str, group: Group, size: int) -> bool:
         """Whether classes of a level may be among these columns, so that they cannot be left."""

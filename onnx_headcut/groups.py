@@ -59,18 +59,40 @@ class Group:
         return Labels(self.axis, ids)
 
     @property
+    def steps(self) -> list[str]:
+        """The ops of its history, be they joined with something of each place or not."""
+        return [s.rstrip("*") for s in self.history]
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it was joined with something that differs from place to place, as anchors do."""
+        return any(s.endswith("*") for s in self.history)
+
+    @property
     def kind(self) -> str:
         """The evidence: softmax over this axis, sigmoid, raw, or other (box arithmetic)."""
-        steps = [s.rstrip("*") for s in self.history]
+        steps = self.steps
         if any(s.startswith(("Softmax:", "LogSoftmax:")) for s in steps):
             return "other" if self.expected else "softmax"
-        if ARITHMETIC & set(steps):
-            return "other"
         first = next((k for k, s in enumerate(steps) if s in {"Sigmoid", "HardSigmoid"}), None)
-        if first is not None:
-            moved = any(s.endswith("*") for s in self.history[first:])
-            return "other" if moved and self.size <= 4 else "sigmoid"
-        return "other" if any(s.endswith("*") for s in self.history) else "raw"
+        moved = any(s.endswith("*") for s in self.history[first or 0 :])
+        if first is not None and self.size > 4 and not (moved and ARITHMETIC & set(steps)):
+            return "sigmoid"  # a box has four columns
+        decoding = ARITHMETIC & set(steps)
+        if self.size > 4 and not moved:
+            decoding -= {"Div", "Sub"}  # by one number, or one of each class: a temperature
+        if decoding or moved:
+            return "other"
+        return "sigmoid" if first is not None else "raw"
+
+
+def boxes_among(groups: list[Group], box: int = 4) -> list[list[Group]]:
+    """Groups of ``box`` columns together, as few of them as come from the same heads: boxes."""
+    parts: dict[frozenset[int], list[Group]] = defaultdict(list)
+    for group in groups:
+        if group.size <= box:
+            parts[group.leaves].append(group)
+    return [p for p in parts.values() if sum(g.size for g in p) >= box]
 
 
 def describe(flow: Flow, group: Group) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from onnx_headcut import limits
 from onnx_headcut.errors import CallReached
 from onnx_headcut.facts import attributes
+from onnx_headcut.model import captures
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import channel_axis
@@ -127,6 +128,10 @@ class Flow:
     softmaxes: list[tuple[Array, int]] = field(default_factory=list)
     """What went over which axis into each softmax over channels; histories say its number."""
     bits: int = 0
+    unread: list[int] = field(default_factory=list)
+    """Nodes with weights that only ops which mix their channels follow: numbers end there."""
+    deep: set[str] = field(default_factory=set)
+    """Values that reach a node with weights, by whatever ops: attention, reference points."""
     _held: int = 0
     _known: dict[tuple[int, str], int] = field(default_factory=dict)
     _channel_axes: dict[int, tuple[Array, dict[int, bool]]] = field(default_factory=dict)
@@ -161,11 +166,17 @@ class Flow:
             node = self.scope.graph.node[i]
             for name in node.output:
                 hidden[name] = self._is_hidden(name, hidden)
+            if self._is_layer(node) or not self.deep.isdisjoint(node.output):
+                self.deep.update([*node.input, *captures(node)])
         self._refuse_calls(hidden)
         for i, original in enumerate(self.scope.graph.node):
             form = plain(original)
             node = original if form is None else form.node
-            if node.op_type not in WEIGHTED or not node.output or hidden[node.output[0]]:
+            if node.op_type not in WEIGHTED or not node.output:
+                continue
+            if hidden[node.output[0]]:
+                if node.output[0] not in self.deep and self._is_stored(node.input[1]):
+                    self.unread.append(i)
                 continue
             if self._is_expectation(node):
                 continue
@@ -205,6 +216,13 @@ class Flow:
                 node=first.name or first.output[0],
                 op=first.op_type,
             )
+
+    def _is_layer(self, node: onnx.NodeProto) -> bool:
+        """Whether it has weights of its own, or calls what has."""
+        form = simple(node)
+        if form.op_type not in WEIGHTED:
+            return (node.domain, node.op_type) in self.layers
+        return any(map(self._is_stored, form.input[:2])) and not self._is_expectation(form)
 
     def _is_stored(self, name: str) -> bool:
         from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine

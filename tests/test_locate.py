@@ -1,11 +1,11 @@
 """Which columns are the classes: what must be found, and what must be asked rather than guessed."""
 
-
-
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections import Counter
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_headcut as hc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Net:
@@ -271,6 +274,91 @@ def test_a_head_that_is_not_there_is_named_with_those_that_are() -> None:
     assert "scores" in refused.value.advice
     with pytest.raises(hc.UsageError):
         found(model, heads=["stem"])
+
+
+# ------------------------------------------------------------------ scores in a form of their own
+
+
+def _reshaped_scores(net: Net, x: str, columns: int) -> dict[str, Callable[[], str]]:
+    """Ways of scores from their activation to an output, of which the finder knows some."""
+    places = 108
+
+    def number(*shape: int) -> str:
+        return net.const(net.noise.normal(size=shape), np.float32)
+
+    def classes() -> str:
+        count = net.add("Gather", net.add("Shape", x), net.const([2]), axis=0)
+        return net.add("Cast", count, to=TensorProto.FLOAT)
+
+    def total(op: str) -> str:
+        return net.add(op, x, net.const([2]), keepdims=1)
+
+    return {
+        "as it is": lambda: x,
+        "by their count": lambda: net.add("Div", x, classes()),
+        "by a number": lambda: net.add("Div", x, number(1)),
+        "from a row": lambda: net.add("Sub", x, number(1, 1, columns)),
+        "a prior of each place": lambda: net.add("Add", x, number(1, places, 1)),
+        "less of each place": lambda: net.add("Sub", x, number(1, places, 1)),
+        "a factor of each score": lambda: net.add("Mul", x, number(1, places, columns)),
+        "a root": lambda: net.add("Pow", net.add("Abs", x), number(1)),
+        "exponentials": lambda: net.add("Exp", x),
+        "sums up to one": lambda: net.add("Div", x, total("ReduceSum")),
+        "unlike the best": lambda: net.add("Pow", x, net.add("Sigmoid", net.head("sure", 1))),
+        "running sums": lambda: net.add("CumSum", x, net.const(2)),
+        "normalised": lambda: net.add("LpNormalization", x, axis=2, p=2),
+        "mixed": lambda: net.add("Einsum", x, number(columns, columns), equation="abc,cd->abd"),
+        "an op of nobody": lambda: net.add("Mish", x),
+    }
+
+
+def _boxes(net: Net, how: str) -> str:
+    rows, places = net.head("boxes", 4), 108
+    if how == "decoded":
+        xy, wh = net.split(rows, [2, 2])
+        anchors = net.const(net.noise.normal(size=(1, places, 2)), np.float32)
+        centre = net.add("Add", net.add("Mul", xy, anchors), anchors)
+        return net.add("Concat", centre, net.add("Mul", net.add("Exp", wh), anchors), axis=2)
+    if how == "moved":
+        return net.add("Add", rows, net.const(net.noise.normal(size=(1, places, 4)), np.float32))
+    return rows if how == "plain" else net.add(how, rows)
+
+
+BESIDE: dict[str, Callable[[Net], list[str]]] = {
+    "nothing": lambda _: [],
+    "masks": lambda net: [net.head("masks", 32)],
+    "landmarks": lambda net: [
+        net.add("Mul", net.head("landmarks", 10),
+                net.const(net.noise.normal(size=(1, 108, 10)), np.float32))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid", "Softmax"])
+def test_whatever_becomes_of_the_scores_nothing_else_is_taken_for_them(activation: str) -> None:
+    """Scores that drop out of the candidates must not leave boxes or masks as the last of them."""
+    ways = _reshaped_scores(Net(18), "x", 2)
+    boxes = ("plain", "decoded", "moved", "Exp", "Sigmoid")
+    every = list(product(ways, (2, 4, 5), boxes, BESIDE, (False, True)))
+    outcome: Counter[str] = Counter()
+    for case in np.random.default_rng(0).permutation(len(every))[:300]:
+        way, columns, box, more, named = every[case]
+        if (columns, box, activation) == (4, "Sigmoid", "Identity"):
+            continue  # four columns under a sigmoid beside four plain ones: the sigmoid's are taken
+        net = Net(18)
+        over = {"axis": 2} if activation == "Softmax" else {}
+        scores = net.add(activation, net.head("scores", columns), **over)
+        scores = _reshaped_scores(net, scores, columns)[way]()
+        model = net.model(scores, _boxes(net, box), *BESIDE[more](net))
+        told: dict[str, Any] = {"labels": list("abcdefgh"[:columns])} if named else {}
+        what = f"{way}, {columns} classes, {box} boxes, {more} beside, names: {named}"
+        try:
+            known = found(model, **told)
+        except hc.GraphRefused:
+            outcome["refused"] += 1
+            continue
+        assert known == (columns, {"scores"}), what
+        outcome["found"] += 1
+    assert outcome["found"] > 20, outcome
 
 
 # ------------------------------------------------------------------- columns of several kinds
