@@ -68,6 +68,8 @@ class Plan:
     notes: tuple[str, ...]
     changed: dict[str, tuple[Fact, Fact]]
     """Values of the main graph whose shape or value changes: the fact before and after."""
+    alike: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Outputs that give several new columns one number, with these columns."""
 
     def lines(self) -> Iterator[str]:
         """The plan as text, a line an edit, grouped by node."""
@@ -130,7 +132,18 @@ def make_plan(
         outputs,
         tuple(dict.fromkeys(trace.notes)),
         changed,
+        tuple(said_alike(trace, selection)),
     )
+
+
+def said_alike(trace: Trace, selection: Selection) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Outputs that give several new columns one number: a table that knows the source's only."""
+    for (name, _), (lookup, option) in trace.said.items():
+        columns = defaultdict[float, set[int]](set)
+        for j, number in zip(selection.columns_at(lookup.ids, lookup.take), option.new, strict=True):
+            if j != NONE:
+                columns[float(number)].add(int(j))
+        yield from ((name, tuple(sorted(alike))) for alike in columns.values() if len(alike) > 1)
 
 
 def _everything(analysis: Analysis, located: Located) -> dict[str, Mark]:

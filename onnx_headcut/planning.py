@@ -59,9 +59,26 @@ def planned(known: Understood, wanted: ClassMap, ids: Ids, given: GivenRows | No
         )
     if wanted.exact:
         plan = make_plan(known.analysis, known.located, wanted.selection, ids, exact=wanted)
-        return _told(plan, known)
+        return _told(_with_numbers_apart(plan, wanted, known.classes), known)
     plan = _told(make_plan(known.analysis, known.located, wanted.selection, ids), known)
+    plan = _with_numbers_apart(plan, wanted, known.classes)
     return blended(plan, known.analysis, known.located, wanted, given)
+
+
+def _with_numbers_apart(plan: Plan, wanted: ClassMap, classes: Classes) -> Plan:
+    """The plan; UsageError where an output would give different classes one number."""
+    for output, columns in plan.alike:
+        rows = [wanted.rows[j] for j in columns]
+        first, *others = [replace(row, name=None) for row in rows]
+        if any(row != first for row in others):
+            names = [row.name or classes.name(row.template) for row in rows]
+            raise UsageError(
+                f"{' and '.join(names)} would come out with one number at output {output!r}: the model "
+                "has numbers of its own for its classes, and none for a class that is added",
+                advice="let that class take a dropped one's place, and have its number: drone=new(copy "
+                "X) without X, or a merge whose first member is not kept beside it",
+            )
+    return plan
 
 
 def _told(plan: Plan, known: Understood) -> Plan:

@@ -183,9 +183,8 @@ def _tables_read(
     new = np.array([v.item() for v in option.new])
     if (new < 0).any():
         return
-    rows = np.arange(int(new.max()) + 1)
-    if len(rows) > len(stored):
-        return
+    # a row that no iteration reads stays what it is; where classes are more than there were, it is new
+    rows = np.minimum(np.arange(int(new.max()) + 1), len(stored) - 1)
     rows[new] = old[first.take]
     if not np.array_equal(rows[new], old[first.take]):
         return

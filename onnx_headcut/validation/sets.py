@@ -121,8 +121,9 @@ class Sets:
             column: self.pair.run_original(exciter.excited(density, only=column), masked=True)
             for column in exciter.classes
         }
-        # A single kept class shows no difference between ids; dropped ones lend theirs.
-        lent = [c for c in self.columns.dropped if c < self.columns.total][:2] if len(alone) < 2 else []
+        # Kept ids may be in a row by chance: dropped ones lend theirs, the first, the last, one more.
+        dropped = [c for c in self.columns.dropped if c < self.columns.total]
+        lent = {dropped[k] for k in (0, len(dropped) // 2, -1)} if dropped else set[int]()
         others = {
             column: self.pair.run_original(exciter.excited(density, only=column)) for column in lent
         }
@@ -145,8 +146,9 @@ class Sets:
         mapping: dict[int, dict[float, float]] = {}
         columns_of: dict[float, int] = {}
         for place in labels.columns:
-            ids = {c: i for c, i in labels.ids(place).items() if c in self.columns.order}
-            new = self._new_ids(ids)
+            known = labels.ids(place)
+            ids = {c: i for c, i in known.items() if c in self.columns.order}
+            new = self._new_ids(ids, known)
             mapping[place] = {old: new[column] for column, old in ids.items()}
             if not columns_of:
                 columns_of = {new[column]: column for column in ids}
@@ -157,12 +159,13 @@ class Sets:
         self._expected.append(mapping)
         self._columns_of.append(columns_of)
 
-    def _new_ids(self, ids: Mapping[int, float]) -> dict[int, float]:
+    def _new_ids(self, ids: Mapping[int, float], known: Mapping[int, float]) -> dict[int, float]:
         """Translate ids as the settings say; ``compact`` keeps the model's own counting.
 
-        Ids that do not run with the columns come from a table, of which a cut keeps its entries.
+        Ids that do not run with the columns come from a table, of which a cut keeps its entries: so
+        say all that are ``known``, those of dropped classes too.
         """
-        offsets = {label - column for column, label in ids.items()}
+        offsets = {label - column for column, label in known.items()}
         if self.settings.ids == "original":
             return dict(ids)
         if len(offsets) != 1:
