@@ -80,6 +80,7 @@ def classes_of(*names: str, background: int | None = 0) -> Classes:
         ("CAR=new(normal 0.5), 1", "0; new (normal 0.5), like 2; 1"),
         ("1-2=new(zeros)", "0; new (zeros), like 1; new (zeros), like 2"),
         ('"7"=car', "0; 7 2"),
+        ("2=2, v=2|4", "0; 2; v 2 + 4"),
     ],
 )
 def test_what_a_spec_says(spec: str, rows: str) -> None:
@@ -123,6 +124,8 @@ def test_what_a_spec_says(spec: str, rows: str) -> None:
         ("drone=new(normal much)", "no standard deviation above 0"),
         ("drone=new(zeros 3)", "zeros need no '3'"),
         ("7=car", "reads as an id"),
+        ("2=2|4", "reads as an id"),
+        ("2, v=2|4", "2=2 keeps it beside the merge"),
         ("random 7", "there are 6 classes to draw from"),
         ("random 0", "draws no class"),
     ],

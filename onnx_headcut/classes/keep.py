@@ -88,7 +88,8 @@ class _Reader:
     def listen(self, items: Sequence[Item]) -> None:
         """Note the names that items give, so that none is made of another."""
         made = [assigned(i) for i in items if i.kind == "bare" and not _exact(i.text, self.classes)]
-        self.named = {m.name.text for m in made if m is not None and not self._named(m.name)}
+        self.named = {m.name.text for m in made
+                      if m is not None and not self._named(m.name) and not _is_id(m.name)}  # fmt: skip
 
     def read(self, item: Item) -> None:
         """Read one item: columns, a draw, or something made."""
@@ -113,7 +114,8 @@ class _Reader:
         members = self._members(item, made.members)
         self._check_name(item, made.name, members)
         weight = 1 / len(members)
-        name = None if self._is(made.name, members[0]) else made.name.text
+        itself = self._is(made.name, members[0]) or self._is_kept(made.name, members)
+        name = None if itself else made.name.text
         row = Row(members[0], tuple((c, weight) for c in members), name=name,
                   merged=len(members) > 1)  # fmt: skip
         self.entries.append(_Entry(row, item, said=True))
@@ -134,7 +136,7 @@ class _Reader:
 
     def _existing(self, name: Item) -> Sequence[int]:
         """Columns of classes that are to start anew; none for the name of a new class."""
-        if name.kind == "bare" and _IDS.fullmatch(name.text):
+        if _is_id(name):
             return _columns(name, self.classes)
         return self._named(name)
 
@@ -163,8 +165,13 @@ class _Reader:
     def _is(self, name: Item, column: int) -> bool:
         return bool(self.classes.names) and self.classes.names[column] == name.text
 
+    def _is_kept(self, name: Item, members: Sequence[int]) -> bool:
+        """Whether it says ``3=3``: the class as it is, of a model without names."""
+        alone = len(members) == 1 and name.text == str(members[0])
+        return alone and _is_id(name) and not self._named(name)
+
     def _check_name(self, item: Item, name: Item, members: Sequence[int]) -> None:
-        if name.kind == "bare" and _IDS.fullmatch(name.text) and not self._named(name):
+        if _is_id(name) and not self._named(name) and not self._is_kept(name, members):
             raise UsageError(
                 f"{item}: {name.text!r} reads as an id, not as a new name",
                 advice=f'Put a name of digits in quotes: "{name.text}"=...',
@@ -188,11 +195,12 @@ class _Reader:
         for entry in self.entries:
             column = entry.row.template
             if column in merged and not entry.said and entry.row.plain:
-                name = self.classes.name(column)
+                name, said = self.classes.name(column), entry.item.text
                 raise UsageError(
                     f"{name} (column {column}) is kept as {entry.item} and is also a member of "
                     f"{merged[column].item}",
-                    advice=f"Say so, if it is meant: {name}={name} keeps it beside the merge.",
+                    advice=f"Say so, if it is meant: {said}={said} keeps it beside the merge."
+                    if entry.alone else "Say so, if it is meant: NAME=NAME keeps it beside the merge.",
                 )
         self._check_names()
 
@@ -265,6 +273,10 @@ class _Reader:
             entries[at:at] = [_Entry(row_of(left[k]), item) for k in drawn]
             left = [c for k, c in enumerate(left) if k not in drawn]
         return entries
+
+
+def _is_id(name: Item) -> bool:
+    return name.kind == "bare" and _IDS.fullmatch(name.text) is not None
 
 
 def _is_background(name: Item, classes: Classes) -> bool:
