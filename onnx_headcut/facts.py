@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,8 +107,13 @@ def of_type(proto: onnx.TypeProto) -> Fact:
 
 
 def to_type(fact: Fact) -> onnx.TypeProto:
-    """The inverse of `of_type`."""
-    return helper.make_tensor_type_proto(fact.elem_type, fact.shape)
+    """The inverse of `of_type`; not to be changed, as equal facts share it."""
+    return _to_type(fact.elem_type, fact.shape)
+
+
+@lru_cache(maxsize=4096)
+def _to_type(elem_type: int, shape: Shape | None) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(elem_type, shape)
 
 
 class Interpreter:

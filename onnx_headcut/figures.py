@@ -185,5 +185,5 @@ def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = 
         parameters=sum(math.prod(t.dims) for t in all_tensors(proto) if len(t.dims)),
         macs=sum(node_macs(n, fact) for n in proto.graph.node),
         nodes=sum(1 for n in proto.graph.node if n.op_type != "Constant"),
-        bytes=size(proto),
+        bytes=analysis.source.size if cut is None else size(cut),
     )

@@ -71,6 +71,7 @@ class Source:
     links: bool = False
     _digest: _Digest | None = None
     _sha256: str = ""
+    _size: int = 0
 
     @property
     def folder(self) -> Path | None:
@@ -85,19 +86,31 @@ class Source:
     @property
     def sha256(self) -> str:
         """Of the file, or of the deterministic serialization of a protobuf."""
+        if self.path is None and not self._sha256:
+            self._serialize()
         if self._sha256:
             return self._sha256
-        if self.path is None:
-            return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
         self.start_hashing()
         return self._digest.result() if self._digest else ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, or of a protobuf's serialization; without data beside it."""
+        if self.path is None and not self._sha256:
+            self._serialize()
+        return self._size or lean.size(self.proto)
+
+    def _serialize(self) -> None:
+        """Once for what is asked of a protobuf's bytes: weights make them many."""
+        data = self.proto.SerializeToString(deterministic=True)
+        self._sha256, self._size = hashlib.sha256(data).hexdigest(), len(data)
 
     def rewritten(self, proto: onnx.ModelProto) -> Source:
         """The same model in other words: it still goes by the file's name and sum."""
         if self.path is not None:
             self.start_hashing()
-            return replace(self, proto=proto)
-        return replace(self, proto=proto, _sha256=self.sha256)
+            return replace(self, proto=proto, _size=0)
+        return replace(self, proto=proto, _sha256=self.sha256, _size=0)
 
     def whole(self) -> atomic.FileRange:
         """All of the file, for copying."""
@@ -119,7 +132,7 @@ def load(
     else:
         path = Path(model)
         data, stamp = _read(path, small=small)
-        source = Source(_parse(path, data), path, stamp, links)
+        source = Source(_parse(path, data), path, stamp, links, _size=stamp.size)
     graph = source.proto.graph
     if not graph.node and not graph.output:
         raise InputError(
