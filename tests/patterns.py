@@ -515,6 +515,54 @@ def ids_rounded_to_others_by_a_quantizer() -> Pattern:
 
 
 @pattern
+def one_hot_of_the_best_class() -> Pattern:
+    """OneHot of each box's best class reads a size of each class from a stored table"""
+    weights, body, heads = front()
+    weights += (
+        ", int64 count = {6}, float[2] off_on = {0.0, 1.0}, int64[1] last = {1}, "
+        "float[6] sizes = {0.5, 1.5, 0.7, 2.9, 1.1, 3.2}, float half = {0.5}"
+    )
+    body += FLAT.replace("Softmax <axis = 2>", "Sigmoid")
+    body += """
+      best = ReduceMax <axes = [1], keepdims = 0> (table)
+      which = ArgMax <axis = 1, keepdims = 0> (table)
+      hot = Greater (best, half)
+      spots = NonZero (hot)
+      at = Transpose <perm = [1, 0]> (spots)
+      scores = GatherND (best, at)
+      labels = GatherND (which, at)
+      own = GatherND (rect, at)
+      places = OneHot (labels, count, off_on)
+      own_sizes = Mul (places, sizes)
+      size = ReduceSum <keepdims = 1> (own_sizes, last)
+      boxes = Mul (own, size)"""
+    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=3)
+
+
+@pattern
+def threshold_of_each_class() -> Pattern:
+    """A stored threshold of each class, read by the class that was found"""
+    return after_nms(
+        """
+      all_scores = GatherND (class_first, found)
+      class_of = Gather <axis = 1> (found, col)
+      least_of = Gather <axis = 0> (thresholds, class_of)
+      hot = Greater (all_scores, least_of)
+      spots = NonZero (hot)
+      at = Squeeze (spots, c0)
+      chosen = Gather <axis = 0> (found, at)
+      scores = Gather <axis = 0> (all_scores, at)
+      class_at = Gather <axis = 1> (chosen, col)
+      labels = Add (class_at, one)
+      box_at = Gather <axis = 1> (chosen, row)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)""",
+        more=", float[5] thresholds = {0.6, 0.1, 0.3, 0.05, 0.2}",
+        some=2,
+    )
+
+
+@pattern
 def nms_scattered() -> Pattern:
     """Detections scattered into a padded table"""
     return after_nms(

@@ -185,6 +185,14 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "sorted ids are off by one": ("nms_rows_filled_up_and_sorted", Reads("labels", 1, to(0))),
     "a peak's class by another area": ("peaks_of_a_heat_map", Reads("label_row", 1, to(8))),
     "rounded ids are off by one": ("ids_rounded_by_a_quantizer", Reads("ids", 1, to(2))),
+    "sizes of other classes behind a OneHot": (
+        "one_hot_of_the_best_class",
+        Reads("own_sizes", 1, lambda old: np.roll(old, 1)),
+    ),
+    "thresholds as they stood": (
+        "threshold_of_each_class",
+        Reads("least_of", 0, lambda _: [0.6, 0.1, 0.3]),
+    ),
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
     "a cap is smaller": ("nms_with_total_cap", Reads("limit", 1, to(3))),
     "classes are not moved apart": ("nms_batched_trick", Ignores("moved", 1)),

@@ -30,6 +30,7 @@ from onnx_headcut.rules import (
     iterated,
     moved,
     movement,
+    one_hot,
     plugins,
     quantized,
     rounding,
@@ -54,6 +55,13 @@ RULES: dict[str, Callable[[View], Outcome]] = {
     **indexing.RULES,
     **detections.RULES,
 }
+
+
+OF_NUMBERS: dict[str, Callable[[View], Outcome]] = {
+    **dict.fromkeys(rounding.OPS, rounding.rounded),
+    "OneHot": one_hot.one_hot,
+}
+"""Ops that have a rule of their own where class numbers reach them."""
 
 
 def outcome(view: View, head: Labels | None) -> Outcome:
@@ -104,7 +112,7 @@ def told(view: View) -> Outcome:
             raise AssertionError  # pragma: no cover  refuse() does not return
         return found(view)
     if any(isinstance(m, Lookup | Columns) for m in marks):
-        return rounding.rounded(view) if view.op in rounding.OPS else values.values(view)
+        return OF_NUMBERS.get(view.op, values.values)(view)
     if all(isinstance(m, Whole) for m in marks) and len(set(marks)) == 1:
         return Outcome([marks[0]] * len(view.node.output))
     if view.op == "Concat" and any(isinstance(m, Whole) for m in marks):

@@ -57,22 +57,40 @@ def values(view: View) -> Outcome:
         return Outcome([Rows()])
     if view.op == "Concat":
         return concat(view)
+    if view.op in {"ScatterND", "ScatterElements", "Scatter"}:
+        return scatter(view)
     first = view.marks[0]
-    if view.op in SHAPING and isinstance(first, Lookup):
+    return picking(view, first) if isinstance(first, Lookup) else limited(view)
+
+
+def picking(view: View, first: Lookup) -> Outcome:
+    """Ops that move, pick, pad or compare class numbers."""
+    if view.op in SHAPING:
         return Outcome([first])
-    if view.op in {"Gather", "GatherND", "GatherElements", "Slice", "Split", "Compress"} and (
-        isinstance(first, Lookup)
-    ):
+    if view.op in {"Gather", "GatherND", "GatherElements", "Slice", "Split", "Compress"}:
         return Outcome([picked(view, first)] * len(view.node.output))
-    if view.op == "Pad" and isinstance(first, Lookup):
+    if view.op == "Pad":
         fill = view.old[2].value if len(view.old) > 2 else None
         value = view.attrs.get("value", 0.0) if fill is None else fill.item()
         return Outcome([filled(view, picked(view, first), value, 2)])
-    if view.op in {"ScatterND", "ScatterElements", "Scatter"}:
-        return scatter(view)
-    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"} and isinstance(first, Lookup):
-        decided = decide(view, first, {"free"})
-        del decided
+    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"}:
+        decide(view, first, {"free"})
+        return Outcome([Rows()] * len(view.node.output))
+    return limited(view)
+
+
+LIMITS = {"TopK": (1,), "NonMaxSuppression": (2, 3, 4), "Clip": (1, 2)}
+"""Inputs that say how many, or from which score on."""
+
+
+def limited(view: View) -> Outcome:
+    """A ``k`` or a threshold of each class, read from a table: it stays with its class."""
+    at = [i for i, m in enumerate(view.marks) if isinstance(m, Lookup)]
+    if at and set(at) <= set(LIMITS.get(view.op, ())):
+        for i in at:
+            mark = view.marks[i]
+            assert isinstance(mark, Lookup)  # noqa: S101  they were looked for
+            decide(view, mark, {"free"})
         return Outcome([Rows()] * len(view.node.output))
     if view.op == "NonMaxSuppression":
         view.refuse("class numbers reach it as boxes or scores")

@@ -52,6 +52,8 @@ def as_deployed(
     notes = [f"{', '.join(sorted(other))}: another shape"] if other else []
     for group in groups:
         match = _match(group, exact, outputs)
+        if match is None:
+            continue  # other columns than the original's: the comparison has told of that
         reach, relative = max(reach, match.max_abs), max(relative, match.max_rel)
         if match.missing or match.extra:
             notes.append(f"{len(match.missing)} of {match.matched + len(match.missing)} detections"
@@ -59,13 +61,15 @@ def as_deployed(
     return Deployed(session.provider, reach, relative, "; ".join(notes))
 
 
-def _match(group: d.Group, exact: Mapping[str, Array], outputs: Mapping[str, Array]) -> d.Match:
-    """Match one group's rows, image by image put under each other."""
+def _match(group: d.Group, exact: Mapping[str, Array], outputs: Mapping[str, Array]) -> d.Match | None:
+    """Match one group's rows, image by image put under each other; None where they do not fit it."""
     before, after = (d.stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
                      for values in (exact, outputs))  # fmt: skip
     close = Tolerance(_NEAR, _NEAR)
     if before.ndim == 2 and before.shape[1] != len(group.columns):
         # the cut has fewer candidates for each row than the original, whose columns these are
         return d.match(before, after, close.allowed(before, scale_of(before)))
+    if group.columns and {before.shape[-1], after.shape[-1]} != {len(group.columns)}:
+        return None
     near = dict.fromkeys(group.outputs, close)
     return d.match(before, after, d.allowed_of(group, before, near))
