@@ -427,22 +427,37 @@ def _live(graph: onnx.GraphProto) -> set[str]:
     return live
 
 
+def _sweep_nodes(
+    graph: onnx.GraphProto, before: set[str], after: set[str], done: Applied
+) -> None:
+    gone, lost = [], set[str]()
+    for i, node in enumerate(graph.node):
+        if any(o in after for o in node.output):
+            continue
+        reads = not lost.isdisjoint([*node.input, *captures(node)])
+        if reads or any(o in before for o in node.output):
+            done.nodes.update(node.output[:1])
+            lost.update(filter(None, node.output))
+            gone.append(i)
+    for i in reversed(gone):
+        del graph.node[i]
+
+
 def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
-    """Drop what was used before and is not any more; what was dead before is left alone."""
+    """Drop what was used before and is not any more; what was dead before is left alone.
+
+    Unless it reads what goes: then it goes, too.
+    """
     after = _live(graph)
-    for i in reversed(range(len(graph.node))):
-        outputs = graph.node[i].output
-        if any(o in before for o in outputs) and not any(o in after for o in outputs):
-            done.nodes.add(outputs[0])
-            del graph.node[i]
+    _sweep_nodes(graph, before, after, done)
     read = {n for node in graph.node for n in [*node.input, *captures(node)]}  # dead ones too
-    gone = {t.name for t in graph.initializer if t.name in before and t.name not in after | read}
-    done.initializers |= gone
+    unread = {t.name for t in graph.initializer if t.name in before and t.name not in after | read}
+    done.initializers |= unread
     for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name in gone:
+        if graph.initializer[i].name in unread:
             del graph.initializer[i]
     for i in reversed(range(len(graph.input))):
-        if graph.input[i].name in gone:  # IR versions before 4 list initializers as inputs
+        if graph.input[i].name in unread:  # IR versions before 4 list initializers as inputs
             del graph.input[i]
     dropped = before - after - read
     for i in reversed(range(len(graph.value_info))):

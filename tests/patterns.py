@@ -306,6 +306,14 @@ def branches_with_added_number() -> Pattern:
 
 
 @pattern
+def branches_with_a_number_left_out() -> Pattern:
+    """Labels from zeros and an added `k.0`, but for one branch that is filled with it (onnxslim)"""
+    added = "l_1 = Add (zeros_1, k_1)"
+    filled = "l_1 = ConstantOfShape <value = float[1] {1.0}> (size_1)"
+    return changed(branches_with_added_number(), (added, filled))
+
+
+@pattern
 def branches_with_index_table() -> Pattern:
     """A table that is at once column index and emitted id"""
     found = branches(

@@ -165,6 +165,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a slice reads another class": ("branches_by_slice", Reads("wide_1", 1, plus(1))),
     "an expanded label stays": ("branches_with_expand", Reads("l_4", 0, to(4))),
     "an added number stays": ("branches_with_added_number", Reads("l_4", 1, to(4))),
+    "a number stays that one branch is filled with": (
+        "branches_with_a_number_left_out",
+        Says("l_1", 4),
+    ),
     "a table has another class where it is an index": (
         "branches_with_index_table",
         Reads("s_4", 1, plus(1)),

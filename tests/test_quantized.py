@@ -405,6 +405,51 @@ def test_what_onnxruntime_makes_of_a_quantized_detector(
     assert result.verdict, result.verdict and result.verdict.lines()
 
 
+def rounded(activation: str, elem_type: int, opset: int) -> onnx.ModelProto:
+    """The detector of shapes whose scores are given in steps of a 256th."""
+    model = shapes(activation)
+    model.opset_import[0].version, model.ir_version = opset, 10
+    model.opset_import.add(domain="com.microsoft", version=1)
+    graph = model.graph
+    last = next(n for n in graph.node if "scores" in n.output)
+    last.output[0] = "float"
+    graph.initializer.append(helper.make_tensor("step", TensorProto.FLOAT, [], [1 / 256]))
+    graph.initializer.append(helper.make_tensor("zero", elem_type, [], [0]))
+    node = graph.node.add(op_type="QuantizeLinear", input=["float", "step", "zero"], name="q",
+                          output=["scores"])  # fmt: skip
+    node.domain = "com.microsoft" if opset < 21 else ""
+    scores = next(o for o in graph.output if o.name == "scores")
+    scores.type.tensor_type.elem_type = elem_type
+    return model
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("scores", ["renormalized", "exact"])
+@pytest.mark.parametrize(("kind", "opset"), [("UINT8", 17), ("INT16", 17), ("UINT16", 21)])
+def test_scores_given_as_integers(activation: str, scores: str, kind: str, opset: int) -> None:
+    model = rounded(activation, getattr(TensorProto, kind), opset)
+    background = "first" if activation == "softmax" else "none"
+    keep = KEEP if activation == "softmax" else ORDER
+    result = hc.cut(model, keep, background=background, scores=scores, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    swapped = onnx.ModelProto.FromString(result.model.SerializeToString())
+    heads = {n.input[1] for n in swapped.graph.node if n.op_type == "Conv"}
+    for tensor in swapped.graph.initializer:
+        if tensor.name in heads and tensor.name not in stored(model):
+            value = numpy_helper.to_array(tensor)[::-1]
+            tensor.CopyFrom(numpy_helper.from_array(value.copy(), tensor.name))
+            scores = "swapped"
+    if scores == "swapped":
+        assert not hc.validate(model, swapped, background=background, provider="cpu")
+
+
+def test_floats_of_8_bits_cannot_be_masked_behind_an_activation() -> None:
+    model = rounded("softmax", TensorProto.FLOAT8E4M3FN, 21)
+    assert hc.cut(model, KEEP, background="first", provider="cpu").verdict
+    with pytest.raises(hc.GraphRefused, match="floats of 8 bits"):
+        hc.cut(model, KEEP, background="first", scores="exact", provider="cpu")
+
+
 SCORES = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
 behind (float[2,8,4,4] x) => (uint8[2,6,4,4] scores, float[2,4,4,4] boxes) {
   xq = QuantizeLinear (x, x_s, x_z)

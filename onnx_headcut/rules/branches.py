@@ -115,8 +115,11 @@ def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]
         makers = [s.home(n) for s, n in values]
         homes = [m for m in makers if m is not None]
         nodes = [s.graph.node[i] for s, i in homes]
-        if len(nodes) != len(values) or len({(n.op_type, len(n.input)) for n in nodes}) != 1:
-            continue  # branches of different build: nothing can be told by comparing them
+        if len(nodes) != len(values):
+            continue
+        if len({(n.op_type, len(n.input)) for n in nodes}) != 1:
+            found += _of_unlike(view, classes, homes)
+            continue  # no more can be told by comparing branches of different build
         places = [(*s.place, i) for s, i in homes]
         if nodes[0].op_type == "ConstantOfShape":
             found += _renumbered(view, classes, [_attribute(view, n) for n in nodes],
@@ -137,6 +140,37 @@ def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]
             else:
                 todo.append(inputs)
     return found
+
+
+def _of_unlike(
+    view: View, classes: list[int], homes: Sequence[tuple[Scope, int]]
+) -> list[LabelConstant]:
+    """Branches of which some add their number to zeros, and others are made with it.
+
+    Optimisers leave out a ``+ 0`` that they find in one branch.
+    """
+    values: list[Array | None] = []
+    places: list[tuple[ed.Place, int | str]] = []
+    for scope, i in homes:
+        node, slot = scope.graph.node[i], _added_to_zeros(view, scope, i)
+        if node.op_type == "ConstantOfShape" and len(scope.index.consumers[node.output[0]]) == 1:
+            values.append(_attribute(view, node))
+        elif slot is not None:
+            values.append(scope.old(node.input[slot]).value)
+        else:
+            return []
+        places.append(((*scope.place, i), "value" if slot is None else slot))
+    return _renumbered(view, classes, values, places)
+
+
+def _added_to_zeros(view: View, scope: Scope, i: int) -> int | None:
+    """Which input of an Add is added to zeros of a shape that is computed, if it is such an Add."""
+    node = scope.graph.node[i]
+    for k in (0, 1) if node.op_type == "Add" else ():
+        maker = scope.node_of(node.input[1 - k])
+        if maker is not None and maker.op_type == "ConstantOfShape" and _is_own(scope, node.input[k]):
+            return k if not _attribute(view, maker).any() else None
+    return None
 
 
 def _attribute(view: View, node: onnx.NodeProto) -> Array:

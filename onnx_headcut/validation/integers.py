@@ -18,6 +18,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_headcut.errors import GraphRefused
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-TYPES = frozenset({"int8", "uint8"})
+TYPES = frozenset({"int8", "uint8", "int16", "uint16"})
 
 ACTIVATIONS = {"QLinearSoftmax": "Softmax", "QLinearSigmoid": "Sigmoid"}
 """Activations on integers: data, its scale and zero point, those of the result."""
@@ -34,7 +36,12 @@ QUANTIZING = ("QuantizeLinear", "DynamicQuantize", "QLinear", "QGemm")
 """Beginnings of the names of ops that round what they give to steps."""
 
 _SCALE = 1 / 16  # where nothing says what the integers stand for: a power of two, so nothing rounds
-_MIDDLE = {"int8": 0, "uint8": 128}
+_MIDDLE = {"int8": 0, "uint8": 128, "int16": 0, "uint16": 1 << 15}
+
+_FLOATS = frozenset(
+    value for name, value in onnx.TensorProto.DataType.items() if name.startswith("FLOAT8")
+)
+"""Types of 8 bits that Python is given as integers, which they are not."""
 
 
 def quantizes(nodes: Iterable[onnx.NodeProto]) -> bool:
@@ -51,13 +58,18 @@ class Integers:
             if node.op_type in ACTIVATIONS and node.input[0] in {site.value for site in sites}:
                 self._readers.setdefault(node.input[0], node)
         self._makers = {name: node for node in graph.node for name in node.output}
+        self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self.constants: dict[str, onnx.TensorProto] = {}
+
+    def _maker(self, site: Site) -> onnx.NodeProto:
+        maker: onnx.NodeProto = self._makers[site.value]
+        while maker.op_type == "Gather":  # a cut picks its columns
+            maker = self._makers[maker.input[0]]
+        return maker
 
     def _made(self, site: Site) -> list[str]:
         """Names of the scale and zero point with which a site behind an activation was made."""
-        maker = self._makers[site.value]
-        while maker.op_type == "Gather":  # a cut picks its columns
-            maker = self._makers[maker.input[0]]
+        maker = self._maker(site)
         if maker.op_type in ACTIVATIONS:
             return [name for name in maker.input[3:5] if name]
         return [name for name in maker.input[1:3] if name] if "Quantize" in maker.op_type else []
@@ -79,14 +91,28 @@ class Integers:
     def site_nodes(
         self, index: int, site: Site, scores: Array, raw: str
     ) -> list[onnx.NodeProto]:
-        """Change the integers ``raw`` as what they stand for, and give ``site.value``."""
+        """Change the integers ``raw`` as what they stand for, and give ``site.value``.
+
+        Raises GraphRefused for floats of 8 bits.
+        """
         scale = self._scale(site, scores)
+        zero = self._stored.get(scale[1]) if len(scale) > 1 else None
+        if zero is not None and zero.data_type in _FLOATS:
+            raise GraphRefused(
+                f"class scores {site.value!r} are floats of 8 bits, in which validation cannot mask"
+                " classes",
+                advice="Cut with --scores renormalized, or give the scores in another type.",
+            )
+        maker = self._maker(site)  # before opset 21, 16 bits are onnxruntime's own
+        domain = maker.domain if maker.op_type == "QuantizeLinear" else ""
         number, product = f"headcut/number{index}", f"headcut/scaled{index}"
         return [
-            helper.make_node("DequantizeLinear", [raw, *scale], [number]),
+            helper.make_node("DequantizeLinear", [raw, *scale], [number], domain=domain),
             helper.make_node("Mul", [number, f"headcut/mul{index}"], [product]),
             helper.make_node("Add", [product, f"headcut/add{index}"], [_changed(site.value)]),
-            helper.make_node("QuantizeLinear", [_changed(site.value), *scale], [site.value]),
+            helper.make_node(
+                "QuantizeLinear", [_changed(site.value), *scale], [site.value], domain=domain
+            ),
         ]
 
     def spelled_out(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -38,7 +38,7 @@ Values = dict[str, Array]
 
 # Added to a dropped class's score, it makes the score "never": softmax and sigmoid give exactly 0.
 # For float16 it stays finite together with any score of up to 3.5e4 (the type ends at 65504).
-NEVER = {"float16": -3e4, "float32": -1e9, "float64": -1e9, "int8": -1e9, "uint8": -1e9}
+NEVER = {"float16": -3e4, "float32": -1e9, "float64": -1e9} | dict.fromkeys(TYPES, -1e9)
 
 # Ops that pick rows by score. What they give is a set of rows, as many as were found or as there
 # are slots. This list decides how outputs are *compared*, never what they should contain.
@@ -331,7 +331,7 @@ def _check_site(site: Site, scores: object) -> None:
         kind = getattr(scores, "dtype", type(scores).__name__)
         raise GraphRefused(
             f"class scores {site.value!r} are of type {kind}: validation can mask classes in"
-            " float16, float32, float64, int8 and uint8 only",
+            f" {', '.join(NEVER)} only",
             advice="Validate the float model that this one was quantized from, or cut with "
             "--no-validate.",
         )
