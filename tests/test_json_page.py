@@ -22,12 +22,19 @@ PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="u
 COMMANDS = {
     "inspect": ["inspect", "coco.onnx"],
     "cut": ["cut", "coco.onnx", "--keep", "fox,cat", "--output", "o.onnx", "--provider", "cpu"],
+    "map": ["cut", "coco.onnx", "--keep", "pet=cat|dog,new=new,bird=new(copy hen),fox", "--output", "m.onnx",
+            "--provider", "cpu"],
+    "exact": ["cut", "coco.onnx", "--keep", "cat", "--output", "x.onnx", "--scores", "exact",
+              "--provider", "cpu"],
+    "recipe": ["cut", "--recipe", "headcut.toml", "--dry-run"],
+    "folder": ["cut", "many", "--keep", "cat", "--output-dir", "cut", "--no-validate"],
     "dry run": ["cut", "coco.onnx", "--keep", "cat", "--dry-run"],
     "validate": ["validate", "coco.onnx", "cut.onnx", "--provider", "cpu"],
     "check": ["check", "coco.onnx", "cut.onnx"],
     "rule": ["check", "--explain", "runs"],
     "bench": ["bench", "coco.onnx", "cut.onnx", "--provider", "cpu", "--rounds", "5"],
     "doctor": ["doctor"],
+    "a provider that is not here": ["doctor", "--provider", "coreml"],
     "error": ["cut", "coco.onnx", "--keep", "nobody", "--output", "e.onnx"],
 }
 OPEN = {"placement", "stages", "example_shapes", "detections"}
@@ -39,6 +46,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("json")
     onnx.save(tiny(), folder / "coco.onnx")
     hc.cut(folder / "coco.onnx", "dog,hen", folder / "cut.onnx", validation=False)
+    recipe = 'source = "coco.onnx"\noutput = "{variant}.onnx"\n[variants.pets]\nkeep = "cat"\n'
+    (folder / "headcut.toml").write_text(recipe + '[variants.wrong]\nkeep = "nobody"\n')
+    (folder / "many").mkdir()
+    onnx.save(tiny(), folder / "many" / "a.onnx")
+    (folder / "many" / "b.onnx").write_bytes(b"no model")
     return folder
 
 
@@ -54,9 +66,14 @@ def keys(value: Any, depth: int = 0) -> set[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_key_is_on_the_page(name: str, folder: Path, run_here: Callable[..., Done]) -> None:
+def test_every_key_is_on_the_page_and_in_the_schema(
+    name: str, folder: Path, run_here: Callable[..., Done]
+) -> None:
     printed = json.loads(run_here(*COMMANDS[name], "--json", cwd=folder).out)
-    jsonschema.Draft202012Validator(document()).validate(printed)
+    schema = jsonschema.Draft202012Validator(document())
+    schema.validate(printed)
+    for key in printed:
+        assert not schema.is_valid({k: v for k, v in printed.items() if k != key}), key
     told = set(re.findall(r'`"?(\w+)"?`|"(\w+)":', PAGE))
     words = {word for pair in told for word in pair if word}
     assert keys(printed) <= words, " ".join(sorted(keys(printed) - words))

@@ -55,40 +55,130 @@ def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[
 
 def document() -> dict[str, Any]:
     """Give the schema of every document, by its ``command``; an ``error`` has its own."""
-    verdict = _verdict()
     drift = {"$ref": "#/$defs/drift_on_pictures"}
     commands = {
-        "validate": _object({"validation": verdict, "drift_on_pictures": drift},
+        "validate": _object({"validation": _verdict(), "drift_on_pictures": drift},
                             ("drift_on_pictures",)),
-        "check": _object({"models": {"type": "array", "items": _object({
-            "model": {"type": "string"}, "results": {"type": "array", "items": _result()}})},
-            "rules": {"type": "array"}}, ("models", "rules")),
-        "bench": _bench(),
-        "doctor": _object({"findings": {"type": "array", "items": _object({
+        "check": _check(),
+        "bench": _object({"feed": _WORD, **_bench()["properties"]}),
+        "doctor": _object({"findings": _list(_object({
             "level": {"enum": ["ok", "note", "warning", "error"]},
-            **{name: {"type": "string"} for name in ("subject", "what", "advice")}})}}),
-        "cut": _object({"validation": {"anyOf": [verdict, {"type": "null"}]},
-                        "drift_on_pictures": drift}, ("drift_on_pictures",)),
-        "inspect": {"type": "object"},
+            **_words("subject", "what", "advice")}))}),
+        "cut": {"anyOf": [{"$ref": "#/$defs/cut"}, _many("models", "model"),
+                          _many("variants", "variant", "recipe", "source")]},
+        "inspect": _inspection(),
     }  # fmt: skip
-    head = {
-        "schema": {"const": SCHEMA}, "tool": {"type": "string"}, "exit_code": {"type": "integer"},
-        "command": {"enum": list(commands)},
-    }  # fmt: skip
-    error = {name: {"type": "string"} for name in ("kind", "message", "advice")}
-    failure = _object({"schema": {"const": SCHEMA},
-                       "error": _object(error | {"exit_code": {"type": "integer"}})})  # fmt: skip
+    error = _object(_words("kind", "message", "advice", "node", "op") | {
+        "path": _list(_WORD), "exit_code": _WHOLE}, ("node", "op", "path"))  # fmt: skip
     answers = [
         {"if": {"properties": {"command": {"const": name}}, "required": ["command"]}, "then": rest}
         for name, rest in commands.items()
     ]
+    head = {
+        "schema": {"const": SCHEMA}, "tool": _WORD, "command": {"enum": list(commands)},
+        "exit_code": _WHOLE,
+    }  # fmt: skip
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What onnx-headcut prints with --json",
-        "anyOf": [_object(head), failure],
+        "anyOf": [_object(head), {"$ref": "#/$defs/failure"}],
         "allOf": answers,
-        "$defs": {"drift_on_pictures": _drift()},
+        "$defs": {
+            "failure": _object({"schema": {"const": SCHEMA}, "error": error}),
+            "drift_on_pictures": _drift(),
+            "cut": _cut(),
+            "class_map": _class_map(),
+        },
     }
+
+
+_WORD, _WHOLE, _NUMBER, _FLAG = (_PLAIN[kind] for kind in (str, int, float, bool))
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _or_null(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [kind, {"type": "null"}]}
+
+
+def _words(*names: str) -> dict[str, Any]:
+    return dict.fromkeys(names, _WORD)
+
+
+def _many(key: str, name: str, *beside: str) -> dict[str, Any]:
+    """Many cuts in one document: each has its name, and is that of its cut or of its error."""
+    each = {"anyOf": [{"$ref": "#/$defs/cut"}, {"$ref": "#/$defs/failure"}]}
+    return _object(_words(*beside) | {key: _list({**_object({name: _WORD}), **each})})
+
+
+def _check() -> dict[str, Any]:
+    result = _object(_words("message", "where", "rule", "fix") | {
+        "status": {"enum": ["passed", "failed", "skipped"]}, "severity": _SEVERITY})  # fmt: skip
+    parameter = _object(_words("name", "kind", "meaning") | {"default": {}})
+    rule = _object(_words("id", "sentence", "why", "fix") | {
+        "severity": _SEVERITY, "needs_policy": _FLAG, "parameters": _list(parameter)})  # fmt: skip
+    models = _object({"model": _WORD, "results": _list(result)})
+    return {"anyOf": [_object({"models": _list(models)}), _object({"rules": _list(rule)})]}
+
+
+_SEVERITY = {"enum": ["error", "warning", "note"]}
+
+
+def _inspection() -> dict[str, Any]:
+    from onnx_headcut.classes import Classes  # noqa: PLC0415  (onnx)
+    from onnx_headcut.figures import Figures, Head  # noqa: PLC0415
+    from onnx_headcut.plan import OutputClasses  # noqa: PLC0415
+
+    share = {"parameters": _NUMBER, "macs": _NUMBER}
+    return _object({
+        "heads": _list(of_dataclass(Head)), "activation": _WORD, "evidence": _WORD,
+        "classes": of_dataclass(Classes), "outputs": _list(of_dataclass(OutputClasses)),
+        "figures": of_dataclass(Figures), "head_share": _object(share),
+        "savings": _list(_object({"classes": _WHOLE} | share)),
+        "example_shapes": {"type": "object", "additionalProperties": _list(_WHOLE)},
+    })  # fmt: skip
+
+
+def _cut() -> dict[str, Any]:
+    from onnx_headcut.classes import Classes  # noqa: PLC0415  (onnx)
+    from onnx_headcut.figures import Figures  # noqa: PLC0415
+    from onnx_headcut.plan import Step  # noqa: PLC0415
+
+    classes, figures = of_dataclass(Classes), of_dataclass(Figures)
+    return _object({
+        "schema": {"const": SCHEMA}, "tool": _WORD, "command": {"const": "cut"}, "exit_code": _WHOLE,
+        "dry_run": _FLAG, "output": _or_null(_WORD), "keep": _list(_WHOLE),
+        "scores": {"enum": ["renormalized", "exact"]}, "merge": {"enum": ["sum", "max", None]},
+        "map": _or_null({"$ref": "#/$defs/class_map"}),
+        "classes": _object({"before": classes, "after": classes}),
+        "figures": _object({"before": figures, "after": _or_null(figures)}),
+        "plan": _list(of_dataclass(Step)), "notes": _list(_WORD), "fitted": _or_null(_fitted()),
+        "validation": _or_null(_verdict()),
+        "drift_on_pictures": {"$ref": "#/$defs/drift_on_pictures"},
+    }, ("drift_on_pictures",))  # fmt: skip
+
+
+def _class_map() -> dict[str, Any]:
+    term = {"type": "array", "prefixItems": [_WHOLE, _NUMBER], "minItems": 2, "maxItems": 2}
+    row = _object({
+        "template": _WHOLE, "terms": _list(term), "merged": _FLAG, "grown": _FLAG,
+        "start": _object({"kind": _WORD, "std": _NUMBER}),
+    }, ("merged", "grown", "start"))  # fmt: skip
+    return _object({
+        "count": _WHOLE, "background": _or_null(_WHOLE), "rows": _list(row), "seed": _WHOLE,
+        "prior": _NUMBER, "merge": {"enum": ["sum", "max", None]},
+    })  # fmt: skip
+
+
+def _fitted() -> dict[str, Any]:
+    errors = _object(dict.fromkeys(("rms", "most", "background"), _NUMBER))
+    return _object({
+        "ridge": _or_null(_NUMBER), "pictures": _WHOLE, "held_out": _WHOLE,
+        "shown": {"type": "object", "additionalProperties": _WHOLE}, "before": errors,
+        "after": errors, "combined": _list(_WORD), "sha256": _WORD,
+    })  # fmt: skip
 
 
 def _verdict() -> dict[str, Any]:
@@ -103,12 +193,6 @@ def _bench() -> dict[str, Any]:
     from onnx_headcut.bench.measure import Bench  # noqa: PLC0415
 
     return of_dataclass(Bench)
-
-
-def _result() -> dict[str, Any]:
-    words = {name: {"type": "string"} for name in ("message", "where", "rule", "fix")}
-    return _object(words | {"status": {"enum": ["passed", "failed", "skipped"]},
-                            "severity": {"enum": ["error", "warning", "note"]}})  # fmt: skip
 
 
 def _drift() -> dict[str, Any]:
