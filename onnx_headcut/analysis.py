@@ -192,8 +192,20 @@ class Analysis:
     main: Scope
     shapes: Mapping[str, tuple[int, ...]]
     """Example shapes taken for inputs with dynamic extents."""
+    given: frozenset[str] = frozenset()
+    """Those of them that the person gave."""
     everything: dict[str, Mark] | None = None
     """Marks of the main graph in a trace that keeps all classes, once there was one."""
+
+    @property
+    def counted(self) -> dict[str, tuple[int, ...]]:
+        """The shapes that multiply-adds are told for: one picture where the batch is open."""
+        declared = {v.name: of_type(v.type).shape for v in self.source.proto.graph.input}
+        return {
+            name: shape if name in self.given or (declared[name] or (1,))[0] is not None
+            else (1, *shape[1:])
+            for name, shape in self.shapes.items()
+        }  # fmt: skip
 
 
 def analyse(
@@ -212,7 +224,8 @@ def analyse(
         scope = Scope(proto.graph)
         unknown = infer_all(scope, interpreter, candidate)
         if best is None or unknown < fewest:
-            best, fewest = Analysis(source, interpreter, scope, candidate), unknown
+            best = Analysis(source, interpreter, scope, candidate, frozenset(shapes or ()))
+            fewest = unknown
         if unknown == 0 or not candidate:
             break
     if best is None:  # pragma: no cover  _bindings yields at least once

@@ -35,7 +35,7 @@ def of_cut(result: Cut, *, dry_run: bool) -> dict[str, Any]:
             "before": asdict(result.before),
             "after": None if dry_run else asdict(result.after),
         },
-        "plan": result.plan.to_json(),
+        "plan": [] if result.class_map.identity else result.plan.to_json(),
         "notes": list(result.plan.notes),
         "fitted": None if result.fit is None else result.fit.to_dict(),
         "validation": None if result.verdict is None else json.loads(result.verdict.to_json()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnx import helper
@@ -65,6 +65,7 @@ class Inspection:
     evidence: str
     figures: Figures
     shapes: dict[str, tuple[int, ...]]
+    """Of inputs that leave theirs open: what multiply-adds are counted for."""
 
     @property
     def head_parameters(self) -> int:
@@ -107,19 +108,22 @@ class Inspection:
 
 def inspection(analysis: Analysis, located: Located, classes: Classes, plan: Plan) -> Inspection:
     """Put together what was found."""
-    heads = tuple(_head(analysis.main, i, m) for i, m in sorted(located.heads.items()))
+    heads = tuple(_head(analysis, i, m) for i, m in sorted(located.heads.items()))
+    # an extent that goes with the batch, the size or what is found is none of the model's own
+    outputs = tuple(replace(o, shape=analysis.main.exact(o.name).shape) for o in plan.outputs)
     return Inspection(
         heads,
-        plan.outputs,
+        outputs,
         classes,
         located.activation,
         located.evidence,
         figures(analysis, located),
-        dict(analysis.shapes),
+        dict(analysis.counted),
     )
 
 
-def _head(scope: Scope, i: int, labels: Labels) -> Head:
+def _head(analysis: Analysis, i: int, labels: Labels) -> Head:
+    scope = analysis.main
     node = scope.graph.node[i]
     weight, bias_name = _stored(scope, simple(node))
     fact = scope.old(weight)
@@ -138,7 +142,7 @@ def _head(scope: Scope, i: int, labels: Labels) -> Head:
         classes,
         len(labels.ids),
         parameters,
-        node_macs(node, scope.old),
+        _counted(analysis, node_macs(node, scope.old)),
     )
 
 
@@ -166,6 +170,19 @@ def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
     return int(math.prod(out)) * inner
 
 
+def _counted(analysis: Analysis, macs: int) -> int:
+    """Multiply-adds for the shapes that are told: the graph was followed with more pictures.
+
+    How many went through it shows at its first layer: a Loop over pictures may make others of them.
+    """
+    told = [shape[0] for shape in analysis.counted.values() if len(shape) == 4]
+    first = next((n for n in analysis.main.graph.node if node_macs(n, analysis.main.old)), None)
+    if not told or first is None:
+        return macs
+    followed = (analysis.main.old(first.output[0]).static or (1,))[0]
+    return macs * told[0] // max(followed, 1)
+
+
 def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = None) -> Figures:
     """Sizes of the analysed model or, after `make_plan`, of its ``cut``."""
     scope = analysis.main
@@ -183,7 +200,7 @@ def figures(analysis: Analysis, located: Located, cut: onnx.ModelProto | None = 
         heads=len(located.heads),
         channels=channels,
         parameters=sum(math.prod(t.dims) for t in all_tensors(proto) if len(t.dims)),
-        macs=sum(node_macs(n, fact) for n in proto.graph.node),
+        macs=_counted(analysis, sum(node_macs(n, fact) for n in proto.graph.node)),
         nodes=sum(1 for n in proto.graph.node if n.op_type != "Constant"),
         bytes=analysis.source.size if cut is None else size(cut),
     )

@@ -94,6 +94,10 @@ def validated(
                                 claims=subject.inlined.claims, folder=original_dir, provider=provider,
                                 feeds=feeds, settings=settings)  # fmt: skip
     told = tuple(f"cut with rules of the plugin {line}" for line in subject.plugins)
+    told += tuple(
+        f"nobody said how pictures are fed: {how} is assumed (--preprocess)"
+        for how in sorted({feed.assumed for feed in feeds or () if feed.assumed})
+    )
     return replace(verdict, plugins=subject.plugins, notes=(*verdict.notes, *told))
 
 

@@ -114,6 +114,6 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
     activation = sites[0].activation
     if activation == "none" and is_activated_later(choice.flow, sites[0].value):
         activation = "sigmoid"
-    evidence = f"{groups[0].kind} columns: " + describe(choice.flow, groups[0])
+    evidence = describe(choice.flow, groups[0])
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts))

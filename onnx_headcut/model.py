@@ -161,16 +161,32 @@ def _read(path: Path, *, small: bool) -> tuple[bytes, atomic.Stamp]:
     return data, stamp
 
 
+_OTHERS = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS: fetch the file itself with git lfs pull"),
+    (b"\x1f\x8b", "it is compressed by gzip: unpack it first"),
+    (b"PK\x03\x04", "it is a zip archive (PyTorch's .pt is one): unpack it, or export to ONNX first"),
+    (b"\x89HDF", "it is HDF5, as Keras saves: convert it to ONNX first, by tf2onnx for example"),
+    (b"<", "it is a text such as a web page: was the download refused?"),
+)
+"""How files begin that are taken for models, and what helps."""
+
+
+def _way_out(data: bytes) -> str:
+    """What to do about a file that is no model, by how it begins."""
+    if data[4:8] == b"TFL3":
+        return "it is a TFLite model: convert it to ONNX first, by tf2onnx for example"
+    told = (advice for begin, advice in _OTHERS if data.lstrip().startswith(begin))
+    return next(told, "the tool reads binary .onnx files; convert other formats first")
+
+
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return onnx.load_model_from_string(data)
     except (DecodeError, ValueError, RuntimeError):
-        raise InputError(
-            f"{path} is not an ONNX model, or is truncated",
-            advice="the tool reads binary .onnx files; convert other formats first",
-        ) from None
+        what = f"{path} is not an ONNX model, or is truncated"
+        raise InputError(what, advice=_way_out(data)) from None
 
 
 def _name(source: Source) -> str:

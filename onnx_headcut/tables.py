@@ -79,7 +79,7 @@ def show_plan(to: Console, result: Cut, model: Path) -> None:
     _title(to, f"{model}: the plan")
     if result.class_map.identity:
         to.print("Everything is kept: the cut is a copy, byte for byte.")
-    for line in result.plan.lines():
+    for line in () if result.class_map.identity else result.plan.lines():
         to.print(Text(f"- {printable(line)}"))
     to.print()
     facts = _facts()
@@ -159,7 +159,9 @@ def _kept_facts(facts: Table, result: Cut) -> None:
 
 def _origin(result: Cut, new: int) -> str:
     """One column of the cut: its name, and what it was or is made of."""
-    row, name = result.class_map.rows[new], f"{new} {result.kept.name(new)}"
+    row, name = result.class_map.rows[new], result.kept.name(new)
+    if name != f"class {new}":  # what has no name is called by its number already
+        name = f"{new} {name}"
     if row.start is not None and row.start.kind == "given":
         return f"{name} (fitted)"
     if row.plain:
@@ -206,7 +208,7 @@ def _verdict_facts(facts: Table, verdict: Verdict) -> None:
     for drift in verdict.drift:
         if drift.max_change or drift.gained or drift.lost:
             _fact(
-                facts, "Meaning", f"{drift.output}: scores move by up to {drift.max_change:.3g} "
+                facts, "Meaning", f"scores in '{drift.output}' move by up to {drift.max_change:.3g} "
                 "against the original with all its classes"
                 + (f"; {drift.words}" if drift.words else ""),
             )  # fmt: skip
@@ -223,6 +225,8 @@ def _compared(verdict: Verdict) -> str:
     seen = sum(1 for row in verdict.classes if row.values or row.detections)
     detections = sum(row.matched for row in verdict.outputs if row.kind == "detections")
     parts = [f"{verdict.values:,} values", f"{seen} of {len(verdict.classes)} kept columns"]
+    if verdict and seen == len(verdict.classes) - 1:  # nothing else may stay unseen
+        parts[1] += " (no output shows the background)"
     if any(row.kind == "detections" for row in verdict.outputs):
         parts.append(f"{detections:,} detections")
     return f"{', '.join(parts)}, in {verdict.runs} runs on {len(verdict.feeds)} inputs"
@@ -237,15 +241,23 @@ def _dependence(output: OutputClasses) -> str:
     if output.kind == "scores":
         return f"columns {output.columns} of axis {output.axis} are class scores"
     if output.kind == "class ids":
-        return "its values are class ids"
+        return f"its values are class ids: {_ids(output.convention)}"
+    if output.kind == "detections with class ids":
+        at = f"column{'s' if '-' in output.columns or ',' in output.columns else ''} {output.columns}"
+        return f"its rows are detections, with class ids in {at}: {_ids(output.convention)}"
     return {"independent": "no", "detections": "its rows are detections"}.get(
         output.kind, output.kind
     )
 
 
+def _ids(convention: str) -> str:
+    """How an id follows from its class, with words for what is short in JSON."""
+    return convention if convention.startswith("numbers") else f"the head's {convention}"
+
+
 def _at(shapes: dict[str, tuple[int, ...]]) -> str:
     sizes = ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in shapes.items())
-    return f" at {sizes}" if sizes else ""
+    return f" for {sizes}" if sizes else ""
 
 
 # -------------------------------------------------------------------------------- furniture

@@ -171,10 +171,10 @@ LIST_BG = ("__background__", *ABC)
 
 RESOLVED = [
     # count, names, declared, activation, evidence -> background, assumed, names, why
-    (4, None, "first", "none", DROPS_LAST, 0, False, (), "declared (--background first)"),
-    (4, None, "LAST", "softmax", None, 3, False, (), "declared (--background last)"),
-    (4, None, "none", "softmax", None, None, False, (), "declared (--background none)"),
-    (4, None, 2, "softmax", None, 2, False, (), "declared (--background 2)"),
+    (4, None, "first", "none", DROPS_LAST, 0, False, (), "declared by --background first"),
+    (4, None, "LAST", "softmax", None, 3, False, (), "declared by --background last"),
+    (4, None, "none", "softmax", None, None, False, (), "declared by --background none"),
+    (4, None, 2, "softmax", None, 2, False, (), "declared by --background 2"),
     (4, None, None, "softmax", None, 0, True, (), "assumed: SSD convention"),
     (4, None, None, "sigmoid", None, None, False, (), "sigmoid scores"),
     (4, None, None, "none", SLICE, 0, False, (), SLICE.why),

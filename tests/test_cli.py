@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -14,8 +15,11 @@ import onnx
 import pytest
 from conftest import RAW, Done, from_text, run_cli, tiny
 from onnx import helper, numpy_helper
+from PIL import Image
 
 import onnx_headcut
+from onnx_headcut.plan import OutputClasses
+from onnx_headcut.tables import _dependence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,10 +107,46 @@ def test_inspect_says_it_to_machines(model_path: Path, run_here: Callable[..., D
     assert document["savings"][0]["classes"] == 1
 
 
+def test_multiply_adds_are_those_of_one_picture(tmp_path: Path, run_here: Callable[..., Done]) -> None:
+    model = tiny()
+    alone = onnx_headcut.inspect(model)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert alone.figures.macs == onnx_headcut.inspect(_with_batch(model, 1)).figures.macs
+    assert 3 * alone.figures.macs == onnx_headcut.inspect(_with_batch(model, 3)).figures.macs
+    given = onnx_headcut.inspect(model, input_shapes={"images": [3, *(d.dim_value for d in dims[1:])]})
+    assert 3 * alone.figures.macs == given.figures.macs
+    assert [h.macs for h in given.heads] == [3 * h.macs for h in alone.heads]
+    save(model, tmp_path / "m.onnx")
+    said = " ".join(run_here("inspect", "m.onnx").out.split())
+    assert "multiply-adds for images 1x3x32x32" in said
+    assert "scores ?x" in said
+
+
+def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    return fixed
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (OutputClasses("o", (1, 9), "class ids", convention="column - 1"), "the head's column - 1"),
+        (OutputClasses("o", (1, 9), "class ids", convention="numbers of the model's own"), "own"),
+        (OutputClasses("o", (1, 9, 6), "detections with class ids", 2, "5", "column"), "in column 5:"),
+    ],
+)
+def test_class_ids_are_told_with_what_they_count(output: OutputClasses, words: str) -> None:
+    assert words in _dependence(output)
+
+
 def test_an_assumed_background_is_called_so(tmp_path: Path, run_here: Callable[..., Done]) -> None:
     model = save(tiny(names=()), tmp_path / "m.onnx")
     done = run_here("cut", model, "--keep", "3", "--dry-run")
     assert "assumed" in done.out
+    kept = " ".join(done.out.split())
+    assert "2 of 6 columns: 0 background, class 1 (was 3)" in kept
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
@@ -134,12 +174,28 @@ def test_the_users_own_inputs_are_used(
     assert json.loads(done.out)["validation"]["feeds"] == ["in.npz"]
 
 
+def test_an_assumed_preprocessing_is_told(
+    tmp_path: Path, model_path: Path, run_here: Callable[..., Done]
+) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    cut = tmp_path / "cut.onnx"
+    onnx_headcut.cut(model_path, "dog", cut, validation=False)
+    asked = ("validate", model_path, cut, "--image", "red.png")
+    assert "unit is assumed" in " ".join(run_here(*asked).out.split())
+    assert "assumed (--preprocess)" not in run_here(*asked, "--preprocess", "imagenet").out
+
+
 def test_keeping_everything_is_a_copy(
     model_path: Path, tmp_path: Path, run_here: Callable[..., Done]
 ) -> None:
     out = tmp_path / "same.onnx"
     assert run_here("cut", model_path, "--keep", "1-5", "--output", out).code == 0
     assert out.read_bytes() == model_path.read_bytes()
+    done = run_here("cut", model_path, "--keep", "1-5", "--dry-run")
+    assert "byte for byte" in done.out
+    assert "Conv" not in done.out  # nothing is edited, and no edit is told
+    done = run_here("cut", model_path, "--keep", "1-5", "--dry-run", "--json")
+    assert json.loads(done.out)["plan"] == []
 
 
 def test_a_cut_needs_no_runtime_unless_it_validates(model_path: Path, tmp_path: Path) -> None:
@@ -280,6 +336,11 @@ def _external(folder: Path, location: str) -> Path:
         (lambda at: at.write_text("weights"), "not an ONNX model"),
         (lambda at: at.write_bytes(tiny().SerializeToString()[:5000]), "truncated"),
         (lambda at: at.write_bytes(b""), "empty"),
+        (lambda at: at.write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+        (lambda at: at.write_bytes(gzip.compress(tiny().SerializeToString())), "gzip"),
+        (lambda at: at.write_bytes(b"PK\x03\x04 archive/data.pkl"), "export to ONNX"),
+        (lambda at: at.write_text("\n<!DOCTYPE html><title>404</title>"), "download"),
+        (lambda at: at.write_bytes(b"\x1c\0\0\0TFL3"), "TFLite"),
         (lambda at: at.mkdir(), "directory"),
         (lambda _: None, "does not exist"),
         (lambda at: _external(at.parent, "elsewhere.bin"), "missing"),

@@ -110,6 +110,10 @@ def test_every_exit_code_is_documented() -> None:
                                   console.BROKEN_PIPE}  # fmt: skip
 
 
+def test_the_api_is_listed_for_who_looks_around() -> None:
+    assert dir(onnx_headcut) == sorted(onnx_headcut.__all__)
+
+
 @pytest.mark.parametrize("name", onnx_headcut.__all__)
 def test_every_public_name_can_be_had_and_says_what_it_is(name: str) -> None:
     value = getattr(onnx_headcut, name)

@@ -308,10 +308,10 @@ def test_orientation_is_applied_and_sizes_are_those_of_the_upright_picture(tmp_p
 @pytest.mark.parametrize(
     ("inputs", "body", "name"),
     [
-        ("uint8[1,8,8,3] x", "y = Cast <to = 1> (x)", "uint8 (assumed)"),
-        ("int8[1,8,8,3] x", "y = Cast <to = 1> (x)", "int8 (assumed)"),
-        (FLOAT_IMAGE, "y = Relu(x)", "unit (assumed)"),
-        (FLOAT_IMAGE, "c = Constant <value = float {255.0}> () y = Div(x, c)", "uint8 (assumed)"),
+        ("uint8[1,8,8,3] x", "y = Cast <to = 1> (x)", "uint8"),
+        ("int8[1,8,8,3] x", "y = Cast <to = 1> (x)", "int8"),
+        (FLOAT_IMAGE, "y = Relu(x)", "unit"),
+        (FLOAT_IMAGE, "c = Constant <value = float {255.0}> () y = Div(x, c)", "uint8"),
     ],
 )
 def test_without_a_specification_the_model_gives_evidence(

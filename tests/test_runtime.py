@@ -201,6 +201,15 @@ def test_external_data_that_is_not_found_is_an_input_error(with_external_data: P
 # ------------------------------------------------------------------ what onnxruntime refuses
 
 
+def test_a_model_newer_than_the_runtime_is_told_the_way_out() -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(RELU)
+    model.ir_version = 99
+    with pytest.raises(InputError, match="IR version") as refused:
+        open_session(model.SerializeToString(), provider="cpu")
+    assert "--no-validate" in refused.value.advice
+
+
 @pytest.mark.parametrize(
     ("model", "error"),
     [

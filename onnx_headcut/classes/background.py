@@ -146,7 +146,7 @@ def resolve(
 
 def _declared(background: str | int, count: int) -> _Claim:
     said = str(background).strip().casefold()
-    why = f"declared (--background {said})"
+    why = f"declared by --background {said}"
     if said in {"first", "last", "none"}:
         return _Claim({"first": 0, "last": count - 1, "none": None}[said], why)
     if re.fullmatch("[0-9]{1,9}", said) and int(said) < count:

@@ -30,12 +30,14 @@ class NamedFeed:
 
     ``may_fail``: dimensions that the model declares dynamic were moved away from the first feed's.
     Many exporters declare dimensions dynamic that the graph behind cannot take: an original that
-    refuses such a feed is no fault of a cut, and the feed is to be skipped.
+    refuses such a feed is no fault of a cut, and the feed is to be skipped. ``assumed``: of a
+    picture, the preprocessing that nobody said.
     """
 
     name: str
     feed: Feed
     may_fail: bool = False
+    assumed: str = ""
 
 
 @dataclass(frozen=True)

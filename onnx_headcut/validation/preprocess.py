@@ -123,7 +123,7 @@ def parse(text: str) -> Preprocess:
 def default_for(model: onnx.ModelProto) -> Preprocess:
     """Choose where nothing is said: plain pixels where dtype or graph tell of them, else 0..1.
 
-    The name says that it is a guess. Raises UsageError for a model without an image input.
+    Raises UsageError for a model without an image input.
     """
     image = _image(model)
     if np.issubdtype(image.spec.dtype, np.integer):
@@ -133,7 +133,7 @@ def default_for(model: onnx.ModelProto) -> Preprocess:
         chosen = Preprocess("range", (-image.low * deviation,), (deviation,))
     else:
         chosen = _RAW if image.high > 16 else _UNIT
-    return replace(chosen, name=f"{chosen.name} (assumed)")
+    return chosen
 
 
 def from_images(
@@ -152,13 +152,14 @@ def from_images(
         chosen = replace(chosen, mean=(0.0,), std=(1.0,), scale=1.0)
     _check(image, chosen)
     others = [spec for spec in input_specs(model) if spec.name != image.spec.name]
+    assumed = "" if preprocess else chosen.name
     feeds = []
     for path in paths:
         pixels, picture = _pixels(path, image, chosen)
         pixels = np.repeat(_arithmetic(pixels, chosen)[None], picture.batch, axis=0)
         feed = {image.spec.name: image.from_nhwc(as_dtype(pixels, image.spec.dtype))}
         feed |= {spec.name: auxiliary(spec, picture) for spec in others}
-        feeds.append(NamedFeed(path.name, feed))
+        feeds.append(NamedFeed(path.name, feed, assumed=assumed))
     return feeds
 
 

@@ -262,9 +262,17 @@ def _source(model: Model, external_data_dir: Path | None) -> bytes | Path:
         ) from error
 
 
+_TOO_NEW = re.compile(r"max supported IR version|is under development")
+_UPDATE = (
+    "The model is newer than this onnxruntime: update it (pip install -U onnxruntime-gpu, or "
+    "onnxruntime), or cut without proof by --no-validate."
+)
+
+
 def _load_error(error: Exception) -> HeadcutError:
     """Tell a model that is not valid from one that onnxruntime has no code for."""
     text = f"onnxruntime cannot load the model: {reason(error)}"
     if type(error).__name__ in ("NotImplemented", "RuntimeException", "EPFail", "EngineError"):
         return RuntimeFailure(text)
-    return InputError(text)
+    too_new = _TOO_NEW.search(text)
+    return InputError(text, advice=_UPDATE if too_new else "")
