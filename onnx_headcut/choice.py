@@ -44,6 +44,8 @@ class Choice:
 
     def made(self) -> list[Group]:
         """One group or, where levels stay apart, one for each level."""
+        if self.layout is not None and self.layout.is_shared:
+            return self._laid_out(self.layout)
         candidates = [
             g for g in self.groups
             if g.kind == "softmax" or (
@@ -63,8 +65,44 @@ class Choice:
         listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
         raise GraphRefused(
             f"no class scores were found; columns seen behind candidate heads: {listing}",
-            advice="name the class layers with --head NODE, or give names with --labels",
+            advice=self._shared_advice()
+            or "name the class layers with --head NODE, or give names with --labels",
         )
+
+    def _laid_out(self, layout: Layout) -> list[Group]:
+        """Whole axes that hold boxes and classes of every anchor, as the person says."""
+        whole = {(g.value, g.axis): replace(g, start=0, stop=g.extent) for g in self.groups}
+        found = [g for g in whole.values() if layout.classes(g.extent)]
+        if self.heads:
+            found = self._named(found)
+        sizes = {g.size for g in found}
+        if len(sizes) > 1 and self.count is not None:
+            counts = {self.count, self.count + 1}
+            found = [g for g in found if layout.classes(g.size) in counts]
+            sizes = {g.size for g in found}
+        if not found:
+            raise GraphRefused(
+                "no axis of channels holds as many columns as --layout says; seen behind candidate "
+                "heads: " + ("; ".join(describe(self.flow, g) for g in whole.values()) or "none"),
+                advice="an anchor's columns are those before its classes, its classes, and those "
+                "after; their number times the anchors is the axis' extent",
+            )
+        if len(sizes) > 1 or any(self._alike(a, b) for a, b in combinations(found, 2)):
+            self._refuse(found)
+        return found
+
+    def _shared_advice(self) -> str:
+        """How to say what a YOLO's raw maps hold, where names of classes say how many they are."""
+        for group in self.groups if self.count is not None else ():
+            for anchors in range(1, 10):
+                columns, rest = divmod(group.extent, anchors)
+                if rest == 0 and columns - (self.count or 0) in {4, 5}:
+                    return (
+                        f"if each of {anchors} anchors has its box and more before its classes, as in "
+                        f"a YOLO's maps, say --layout anchors={anchors},"
+                        f"before={columns - (self.count or 0)}; else name the class layers with --head"
+                    )
+        return ""
 
     def _are_boxes_of_others(self, group: Group) -> bool:
         """Whether it is a box through a sigmoid (DETR), beside plain scores for the same places."""
@@ -129,6 +167,7 @@ class Choice:
         places = {self._places(c) for c in chosen if self.heads}
         forgotten = [g for g in beside if self._may_be_a_level(kind, g, size)
                      and self._places(g) not in places]  # fmt: skip
+        forgotten += [g for g in beside if self._is_another_form(g, chosen)]
         if forgotten:
             self._refuse([*chosen, *forgotten])
         if not self.heads:
@@ -220,6 +259,16 @@ class Choice:
             return False
         return group.size > 4 or kind == "softmax" or (self.full(group) == size != 4)
 
+    def _is_another_form(self, group: Group, chosen: list[Group]) -> bool:
+        """Whether it is a level of as many columns whose scores are activated elsewhere."""
+        return (
+            {group.kind, chosen[0].kind} == {"sigmoid", "raw"}
+            and self.full(group) == self.full(chosen[0]) > 4
+            and group.value not in self.flow.deep
+            and all((len(c.shape), c.axis) == (len(group.shape), group.axis) for c in chosen)
+            and not any(self._alike(group, c) for c in chosen)
+        )  # boxes or masks of each class have an axis more
+
     def _refuse_unclear_axes(self, kind: str, chosen: list[Group], rest: list[Group]) -> None:
         """Where anchors and classes have an axis each, only one of them may fit."""
         for group in chosen if kind != "softmax" else []:
@@ -265,8 +314,10 @@ class Choice:
             f"several groups of columns could be the classes: {listing}"
             if len(groups) > 1
             else f"nothing shows which of these columns are classes: {listing}",
-            advice="say which with --head NODE (each layer that makes class scores), or give the "
-            "class names with --labels",
+            advice=self._shared_advice()
+            or "say which with --head NODE (each layer that makes class scores), or give the class "
+            "names with --labels; where boxes and classes of all anchors lie on one axis, say "
+            "--layout anchors=A,before=5",
         )
 
 

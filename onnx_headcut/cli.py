@@ -122,9 +122,10 @@ Background = Annotated[
 Layout = Annotated[
     str | None,
     typer.Option(
-        metavar="anchors=A[,class-major]",
+        metavar="anchors=A[,before=5]",
         help="How anchors and classes share channels that the graph never splits: side by side for "
-        "each anchor (a·C + k), or class-major (k·A + a).",
+        "each anchor (a·C + k), behind the columns of its box (before=5; after=32 for masks), or "
+        "class-major (k·A + a).",
     ),
 ]
 Ids = Annotated[

@@ -24,7 +24,7 @@ from onnx_headcut.groups import (
     selecting,
     widest,
 )
-from onnx_headcut.labels import Labels, Site
+from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.provenance import Flow
 from onnx_headcut.pull import pull
 
@@ -89,16 +89,17 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
     fronts: list[Site] = []
     count = groups[0].size
     analysis = choice.analysis
-    pulled = [choice.pulled(g) for g in groups]
-    wider = [w for p in pulled for w in p.wider]
+    layout = choice.layout
+    if layout is None:
+        pulled = [choice.pulled(g) for g in groups]
+    else:
+        count = layout.classes(count)
+        pulled = [pull(analysis, g.value, _laid_out(g, layout)) for g in groups]
+    wider = [w for p in pulled for w in p.wider if layout is None]
     if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
         count = wider[0][2]
         pulled = [pull(analysis, value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
-    if choice.layout is not None:
-        count //= choice.layout.anchors
-        pulled = [pull(analysis, g.value, Labels(g.axis, choice.layout.ids(g.size)))
-                  for g in groups]  # fmt: skip
     for result in pulled:
         for node, labels in result.heads.items():
             known = heads.setdefault(node, labels)
@@ -114,6 +115,14 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
     activation = sites[0].activation
     if activation == "none" and is_activated_later(choice.flow, sites[0].value):
         activation = "sigmoid"
-    evidence = describe(choice.flow, groups[0])
+    said = "" if layout is None else ", as --layout says"
+    evidence = describe(choice.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts))
+
+
+def _laid_out(group: Group, layout: Layout) -> Labels:
+    """The columns of ``group`` numbered as ``layout`` says, the rest of the axis as none."""
+    ids = np.full(group.extent, NONE)
+    ids[group.start : group.stop] = layout.ids(group.size)
+    return Labels(group.axis, ids)

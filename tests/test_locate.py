@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from patterns import run
 
 import onnx_headcut as hc
 
@@ -444,3 +445,48 @@ def test_softmax_over_one_class_and_background_of_which_one_column_leaves() -> N
     scores = net.slice(net.add("Softmax", net.head("scores", 2), axis=2), 1, 2)
     known = hc.inspect(net.model(scores, net.head("boxes", 4))).classes
     assert (known.count, known.background) == (2, 0)
+
+
+# ------------------------------------------------------------- maps that the graph never splits
+
+
+def _maps(columns: int, anchors: int = 3) -> tuple[onnx.ModelProto, Net]:
+    """Two levels of a YOLO's maps as its layers give them, the second under a sigmoid."""
+    net = Net()
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    large, small = (net.conv(v, anchors * columns, name=n)
+                    for n, v in (("large", net.features), ("small", smaller)))  # fmt: skip
+    return net.model(large, net.add("Sigmoid", small)), net
+
+
+@pytest.mark.parametrize(("before", "after"), [(5, 0), (4, 3), (0, 5), (5, 32)])
+def test_maps_with_boxes_before_the_classes_are_cut_as_their_layout_says(
+    before: int, after: int
+) -> None:
+    classes, anchors, keep = 6, 3, [4, 1]
+    columns = before + classes + after
+    model, _ = _maps(columns)
+    said = f"anchors={anchors},before={before},after={after}"
+    result = hc.cut(model, keep, layout=said, background="none", provider="cpu")
+    assert result.verdict is not None
+    assert result.verdict.status == "passed"
+    of_one = [*range(before), *(before + k for k in keep), *range(before + classes, columns)]
+    wanted = [a * columns + c for a in range(anchors) for c in of_one]
+    picture = {"picture": np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)}
+    for old, new in zip(run(model, picture), run(result.model, picture), strict=True):
+        np.testing.assert_allclose(new, old[:, wanted], rtol=1e-5, atol=1e-6)
+
+
+def test_maps_that_nothing_splits_are_refused_with_the_words_that_split_them() -> None:
+    model, _ = _maps(5 + 6)
+    with pytest.raises(hc.GraphRefused, match="--layout anchors=A,before=5"):
+        found(model)
+    with pytest.raises(hc.GraphRefused, match="--layout anchors=3,before=5"):
+        found(model, labels=list("abcdef"), background=None)
+    told = {"labels": list("abcdef"), "background": None}
+    assert found(model, layout="anchors=3,before=5", **told) == (6, {"large", "small"})
+    with pytest.raises(hc.GraphRefused, match="--layout"):
+        found(model, layout="anchors=3,before=20")
+    for odd in ("anchors=3,before", "before=5", "anchors=3,before=5,class-major", "anchors=3,by=5"):
+        with pytest.raises(hc.UsageError, match="--layout"):
+            found(model, layout=odd)
