@@ -231,25 +231,30 @@ def analyse(
     if best is None:  # pragma: no cover  _bindings yields at least once
         raise UsageError("the model's inputs have no usable shape")
     chosen = best
-    chosen.main.otherwise = lambda: _otherwise(chosen, fewest)
+    bound = chosen.shapes  # without the analysis itself, which would be held by what it holds
+    chosen.main.otherwise = lambda: _otherwise(proto.graph, interpreter, bound, fewest)
     return chosen
 
 
-def _otherwise(analysis: Analysis, unknown: int) -> Scope:
+def _otherwise(
+    graph: onnx.GraphProto,
+    interpreter: Interpreter,
+    shapes: Mapping[str, tuple[int, ...]],
+    unknown: int,
+) -> Scope:
     """Facts for other extents of whatever is dynamic; as many of them as the graph can take."""
-    graph = analysis.source.proto.graph
     declared = {v.name: of_type(v.type).shape for v in graph.input}
-    found = analysis.main
+    found = Scope(graph)
     for batch, scale in ((1, 2), (1, 1), (0, 1)):
         bound = {}
-        for name, shape in analysis.shapes.items():
+        for name, shape in shapes.items():
             free = declared[name] or (None,) * len(shape)
             bound[name] = tuple(
                 d if f is not None else d + batch if k == 0 else d * scale
                 for k, (d, f) in enumerate(zip(shape, free, strict=True))
             )
         scope = Scope(graph)
-        if infer_all(scope, analysis.interpreter, bound, rows=OTHER_ROWS) <= unknown:
+        if infer_all(scope, interpreter, bound, rows=OTHER_ROWS) <= unknown:
             return scope
         found = scope
     return found

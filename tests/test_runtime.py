@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import subprocess
 import sys
 import tempfile
 import types
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import parser
 
+import onnx_headcut as hc
 from onnx_headcut.errors import HeadcutError, InputError, ProviderError, UsageError
 from onnx_headcut.validation import cuda, pair, providers, runtime
 from onnx_headcut.validation.choosing import diagnose
@@ -505,3 +508,25 @@ def test_a_model_that_only_the_provider_does_not_take(monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 4
     with pytest.raises(InputError):  # nothing takes this one
         open_session(b"no model", provider="openvino")
+
+
+def test_sessions_go_with_the_validation_that_opened_them(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without waiting for circles to be looked for: many cuts in one process keep their memory."""
+    opened: list[weakref.ref[runtime.Session]] = []
+    init = runtime.Session.__init__
+
+    def seen(session: runtime.Session, *args: Any) -> None:
+        init(session, *args)
+        opened.append(weakref.ref(session))
+
+    monkeypatch.setattr(runtime.Session, "__init__", seen)
+    gc.collect()
+    gc.disable()
+    try:
+        hc.cut(model_path, [1, 2], provider="cpu")
+        assert len(opened) > 2
+        assert [session() for session in opened] == [None] * len(opened)
+    finally:
+        gc.enable()

@@ -30,7 +30,7 @@ from onnx_headcut.validation.reference import (
     never,
     raw_name,
 )
-from onnx_headcut.validation.runtime import Session, open_session, read_placement
+from onnx_headcut.validation.runtime import open_session, read_placement
 from onnx_headcut.validation.verdict import Where
 
 if TYPE_CHECKING:
@@ -112,6 +112,25 @@ class Watched:
         self.where = replace(where, note=f"{where.note}, but took none of the nodes")
 
 
+@dataclass
+class _Opener:
+    """Opens a model's sessions; where ``watched``, the first, which runs the whole model, is.
+
+    It does not know who opens: in a circle, sessions would stay in memory until that is looked for.
+    """
+
+    model: Model
+    provider: str
+    watched: bool = False
+    whole: Watched | None = None
+
+    def __call__(self, proto: onnx.ModelProto) -> Runner:
+        if self.watched and self.whole is None:
+            self.whole = Watched(proto, self.provider, self.model.folder)
+            return self.whole
+        return open_session(proto, provider=self.provider, external_data_dir=self.model.folder)
+
+
 class Pair:
     """Both models on one input, with the same patterns on the same classes."""
 
@@ -127,12 +146,11 @@ class Pair:
         chunk: Chunk | None = None,
     ) -> None:
         self.columns, self._seed, self.chunk = columns, seed, chunk
-        self.whole: Watched | None = None
         self.deployed: Watched | None = None
         self._cut_model, self._provider = cut, provider
-        self._original = original
-        self.original = Twin(original.proto, sites, self._watch_original)
-        self.cut = guard(lambda: Twin(cut.proto, cut_sites, self._opener(cut)))
+        self._opener = _Opener(original, provider, watched=True)
+        self.original = Twin(original.proto, sites, self._opener)
+        self.cut = guard(lambda: Twin(cut.proto, cut_sites, _Opener(cut, provider)))
         self.state = State({}, {})
         self.cut_state = State({}, {})
         self.deployed_outputs: Values = {}
@@ -153,18 +171,10 @@ class Pair:
         }
         return values | chosen
 
-    def _opener(self, model: Model) -> Callable[[onnx.ModelProto], Session]:
-        def opener(proto: onnx.ModelProto) -> Session:
-            return open_session(proto, provider=self._provider, external_data_dir=model.folder)
-
-        return opener
-
-    def _watch_original(self, proto: onnx.ModelProto) -> Runner:
-        """Open the original's sessions, of which the first runs the whole model."""
-        if self.whole is None:
-            self.whole = Watched(proto, self._provider, self._original.folder)
-            return self.whole
-        return self._opener(self._original)(proto)
+    @property
+    def whole(self) -> Watched | None:
+        """The session that runs the whole original, once it is open."""
+        return self._opener.whole
 
     def start(self, feed: NamedFeed) -> bool:
         """Run both models as they are; False where the original does not take an optional size."""
