@@ -403,7 +403,10 @@ def main() -> int:
     """Run the command line of this process; returns the exit code."""
     gc.set_threshold(20_000)  # next to nothing that is imported is garbage: 7% of a cut went to looking
     arguments = sys.argv[1:]
-    return watched(lambda: run(invoke, arguments), as_json="--json" in arguments)
+    try:
+        return watched(lambda: run(invoke, arguments), as_json="--json" in arguments)
+    finally:
+        gc.freeze()  # all of it goes with the process: the interpreter need not look through it
 
 
 def invoke(arguments: Sequence[str]) -> object:

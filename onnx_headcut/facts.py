@@ -140,6 +140,8 @@ class Interpreter:
         self.folder: Path | None = caller.folder if caller else folder
         self._implementations: dict[tuple[str, str], Any] = {}
         self._known: dict[object, list[Fact]] = {}
+        self._common: dict[tuple[str, str], bool] = {}
+        """Ops on which no function or rule of this model's has a say."""
         self.memory: dict[object, Any] = {}
         """What was worked out of the original's nodes, by whatever it follows from."""
         self._room = ROOM
@@ -217,9 +219,11 @@ class Interpreter:
 
     def _usual(self, kind: object, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
         """`_inferred`, once for all models of a process where no function or rule has a say."""
-        own = (node.domain, node.op_type) in self.functions or node.domain not in _SHARED_DOMAINS
-        own |= any(uses_external_data(a.t) for a in node.attribute)
-        if own or (self.extensions is not None and self.extensions.find(node) is not None):
+        op = node.domain, node.op_type
+        if op not in self._common:
+            ruled = self.extensions is not None and self.extensions.find(node) is not None
+            self._common[op] = node.domain in _SHARED_DOMAINS and not ruled and op not in self.functions
+        if not self._common[op] or any(uses_external_data(a.t) for a in node.attribute):
             return self._inferred(node, inputs)
         key = self._imports, self.ir_version, kind
         if key in _shared:

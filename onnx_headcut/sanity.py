@@ -127,11 +127,11 @@ class _Scope:
         attributes = {a.name: a for a in node.attribute}
         if len(attributes) < len(node.attribute):
             raise InputError(f"{_say(node)} has an attribute twice")
-        for name, known in schema.attributes.items():
+        for name, required, kind in _attributes(schema):
             if name not in attributes:
-                if known.required:
+                if required:
                     raise InputError(f"{_say(node)} lacks the attribute {name!r}")
-            elif _other_type(attributes[name], known.type.value):  # type: ignore[attr-defined]
+            elif _other_type(attributes[name], kind):
                 raise InputError(f"{_say(node)} has an attribute {name!r} of the wrong type")
         if node.op_type == "Constant" and not node.domain and not attributes:
             raise InputError(f"{_say(node)} has no value")
@@ -153,6 +153,13 @@ def _schema(op: str, version: int, domain: str) -> OpSchema | None:
         return get_schema(op, version, "" if domain == "ai.onnx" else domain)
     except (SchemaError, TypeError):
         return None
+
+
+@functools.cache
+def _attributes(schema: OpSchema) -> list[tuple[str, bool, int]]:
+    """Name, whether it must be there, and type of each attribute."""
+    return [(name, known.required, known.type.value)  # type: ignore[attr-defined]
+            for name, known in schema.attributes.items()]  # fmt: skip
 
 
 def _other_type(attribute: onnx.AttributeProto, known: int) -> bool:
