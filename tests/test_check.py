@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import exported
 import numpy as np
 import onnx
 import pytest
@@ -142,6 +143,26 @@ def test_a_sound_model_keeps_every_rule(model_path: Path) -> None:
     } - {"recipe"}
 
 
+def test_a_model_without_a_head_has_none(tmp_path: Path) -> None:
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])], "g",
+            [helper.make_tensor_value_info("x", 1, [1, 3])],
+            [helper.make_tensor_value_info("y", 1, [1, 3])],
+        ), ir_version=8, opset_imports=[helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    assert "head" in broken(checked(tmp_path / "m.onnx", {}))
+
+
+def test_channels_that_nothing_splits_are_as_the_policy_says(tmp_path: Path) -> None:
+    _, model = exported.load_pair("efficientdet_maps_ts11")
+    onnx.save(model, tmp_path / "m.onnx")
+    assert "anchors and classes" in broken(checked(tmp_path / "m.onnx", {}))["head"]
+    said = {"model": {"layout": "anchors=9", "background": "none"}}
+    assert "head" not in broken(checked(tmp_path / "m.onnx", said))
+
+
 def test_a_level_that_was_never_trained_is_no_mistake(tmp_path: Path) -> None:
     def same(values: np.ndarray[Any, Any]) -> None:
         values[:] = values[:1]
@@ -177,6 +198,8 @@ def test_a_provider_that_cannot_be_used_is_no_broken_rule(model_path: Path) -> N
         ("[opset]\nmin = true\n", "a whole number"),
         ("[file-size]\nmax = '5 apples'\n", "5 MB"),
         ("[runs]\nseverity = 'bad'\n", "error, warning"),
+        ("[model]\ninput_shapes = {images = 3}\n", "a table, such as"),
+        ("[model]\nlayout = 'anchors=x'\n", "[model]: --layout"),
         ("names = 3\n", "[names]"),
         ("[names\n", "not TOML"),
     ],

@@ -72,7 +72,8 @@ provider = "cpu"
 severity = "error"
 ```
 
-`[model]` takes `labels`, `background` and `heads`, as the options of `inspect` do.
+`[model]` takes `labels`, `background`, `heads` and `layout`, as the options of `inspect` do, and
+`input_shapes`, such as `{images = [1, 3, 320, 320]}`, for inputs whose size is left open.
 
 ## Rules
 """

@@ -11,7 +11,7 @@ from typing import Literal
 
 from onnx_headcut.report.results import Topic
 
-Kind = Literal["names", "count", "size", "text", "flag"]
+Kind = Literal["names", "count", "size", "text", "flag", "shapes"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Parameter:
     """One key of a rule's table in a policy.
 
     ``kind``: names (a list of strings), count (a whole number), size (bytes: a whole number, or
-    such as "5 MB"), text, flag (true or false).
+    such as "5 MB"), text, flag (true or false), shapes (a table of lists of sizes).
     """
 
     name: str
@@ -75,7 +75,8 @@ _RULES = (
     ),
     Rule(
         "head", "error", "The head is found: some layers make class scores.",
-        "Say which layers they are: heads = [\"node\", …] in the policy's [model] table.",
+        "Say which layers they are, or how anchors and classes share channels: heads or layout in the "
+        "policy's [model] table.",
         why="Without it, nothing can be said of classes. Not every ONNX model is a detector.",
     ),
     Rule(

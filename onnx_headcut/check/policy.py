@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_headcut import toml
 from onnx_headcut.check.catalogue import RULES, Parameter, Rule
-from onnx_headcut.errors import InputError
+from onnx_headcut.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from onnx_headcut.report.results import Severity
@@ -25,6 +25,8 @@ _MODEL = (
     Parameter("labels", "text", "class names: a preset or a file, as --labels takes them"),
     Parameter("background", "text", "the background's column, as --background takes it"),
     Parameter("heads", "names", "nodes that make class scores, as --head takes them"),
+    Parameter("layout", "text", "how anchors and classes share channels, as --layout takes it"),
+    Parameter("input_shapes", "shapes", "shapes of inputs whose size is left open"),
 )
 
 
@@ -61,6 +63,13 @@ def parse(data: dict[str, Any], folder: Path, name: str) -> Policy:
             raise InputError(f"{name}: {key} is no table", advice=f"Write [{key}] above its keys.")
     model = _values(data.get("model", {}), _MODEL, f"{name}, [model]")
     chosen = [c for rule in RULES.values() if (c := _choose(rule, data.get(rule.id), name))]
+    if model["layout"] is not None:
+        from onnx_headcut.layout import Layout  # noqa: PLC0415  (numpy)
+
+        try:
+            Layout.parse(model["layout"])
+        except UsageError as error:
+            raise InputError(f"{name}, [model]: {error.what}", advice=error.advice) from None
     return Policy(tuple(chosen), {k: v for k, v in model.items() if v is not None}, folder)
 
 
@@ -85,6 +94,20 @@ def _values(table: dict[str, Any], parameters: tuple[Parameter, ...], where: str
     }
 
 
+_NEEDED = {
+    "names": "a list of strings",
+    "flag": "true or false",
+    "text": "a string",
+    "shapes": "a table, such as {images = [1, 3, 320, 320]}",
+    "count": "a whole number",
+    "size": 'bytes, or such as "5 MB"',
+}
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(n) is int and n > 0 for n in value)
+
+
 def _value(parameter: Parameter, value: object, where: str) -> object:
     kind, fits = parameter.kind, False
     if kind == "names":
@@ -93,6 +116,8 @@ def _value(parameter: Parameter, value: object, where: str) -> object:
         fits = isinstance(value, bool)
     elif kind == "text":
         fits = isinstance(value, str)
+    elif kind == "shapes":
+        fits = isinstance(value, dict) and all(map(_is_shape, value.values()))
     elif isinstance(value, int) and not isinstance(value, bool):
         fits = value >= 0
     elif kind == "size" and isinstance(value, str):
@@ -100,7 +125,7 @@ def _value(parameter: Parameter, value: object, where: str) -> object:
         if match and match[2].lower() in _UNITS:
             return int(float(match[1]) * _UNITS[match[2].lower()])
     if not fits:
-        need = {"names": "a list of strings", "flag": "true or false", "text": "a string",
-                "count": "a whole number", "size": 'bytes, or such as "5 MB"'}[kind]  # fmt: skip
-        raise InputError(f"{where}: {parameter.name} is {value!r}", advice=f"It has to be {need}.")
+        raise InputError(
+            f"{where}: {parameter.name} is {value!r}", advice=f"It has to be {_NEEDED[kind]}."
+        )
     return value

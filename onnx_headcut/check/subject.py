@@ -88,7 +88,8 @@ class Subject:
             source = self.source
         except InputError as error:
             raise NotTested(error.what) from None
-        return understand(source, Options(labels, background, heads, plugins=self.plugins))
+        shapes, layout = model.get("input_shapes", {}), model.get("layout")
+        return understand(source, Options(labels, background, heads, shapes, layout, self.plugins))
 
     @cached_property
     def known(self) -> Understood:
