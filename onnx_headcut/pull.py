@@ -8,7 +8,7 @@ and each element takes its label from where it ended up. It stops at nodes with 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,10 +116,21 @@ class _Walk:
         kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
         if kind == "softmax":
             self._note_unread(node, value, labels)
-        self.result.sites.append(site_of(node.input[0], labels, kind))
-        self.result.fronts.append(behind(*(self.pick or (value, labels)), node.op_type))
+        self._note(self.result.sites, site_of(node.input[0], labels, kind), node)
+        self._note(self.result.fronts, behind(*(self.pick or (value, labels)), node.op_type), node)
         self.pick = None
         self.back(node.input[0], labels, activated=True)
+
+    def _note(self, sites: list[Site], site: Site, node: onnx.NodeProto) -> None:
+        """Add a site; one that was met before, by other columns of it, is completed."""
+        at = next((k for k, s in enumerate(sites) if s == replace(site, ids=s.ids)), None)
+        if at is None:
+            sites.append(site)
+            return
+        known, new = np.array(sites[at].ids), np.array(site.ids)
+        if ((known != NONE) & (new != NONE) & (known != new)).any():
+            self._refuse(node, "one of its columns would belong to two classes")
+        sites[at] = replace(site, ids=tuple(np.where(known == NONE, new, known).tolist()))
 
     def _head(self, at: int, node: onnx.NodeProto, labels: Labels) -> None:
         rank = len(self.scope.old(node.output[0]).shape or ())

@@ -606,7 +606,10 @@ def test_occurrences_count(ids: list[int]) -> None:
         ((0, 0, 1, 1, 2, 2), (2, 0), [4, 5, 0, 1]),  # class-major
         ((NONE, NONE, 0, 1, NONE, NONE, 0, 1), (1, 0), [0, 1, 3, 2, 4, 5, 7, 6]),  # interleaved
         ((1, 2, 3, NONE), (0, 3, 1), [2, 0, 3]),  # background sliced off
-        ((0, 1, 1, 0), (1, 0), None),
+        ((0, 1, 1, 0), (1, 0), [1, 0, 3, 2]),
+        ((2, 3, 1, 0), (0, 1), [2, 3]),  # a graph's own order stays
+        ((2, 3, 1, 0), (3, 0), [3, 1]),
+        ((0, 1, 0), (1, 0), None),
         ((0, 1, 1, 0), (0, 1), [0, 1, 2, 3]),
     ],
 )

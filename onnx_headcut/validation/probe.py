@@ -247,34 +247,25 @@ def _along(elements: Ints, axis: int) -> tuple[int, ...] | None:
 def natural_cut(ids: Sequence[int], order: Sequence[int]) -> list[int] | None:
     """Say which positions of a class axis a cut keeps, in which order.
 
-    Positions without a class stay where they are between the others. Kept classes take the new
-    order within each anchor (anchor-major) or as whole runs (class-major), as the axis has it.
-    Labels that are not kept (other columns, DROPPED) go. None where classes have no such order and
-    more than deletion is asked for.
+    Positions without a class stay where they are between the others. The place of the first of the
+    kept columns, as they are numbered, goes to the first of the new order, and so on, in each anchor:
+    where a graph has its classes in another order than its columns, the cut has them in it, too.
+    Labels that are not kept (other columns, DROPPED) go. None where kept classes do not occur
+    equally often, and more than deletion is asked for.
     """
     rank = {column: place for place, column in enumerate(order)}
-    left = [at for at, label in enumerate(ids) if label == NONE or label in rank]
-    slots = [place for place, at in enumerate(left) if ids[at] != NONE]
-    positions = [left[place] for place in slots]
-    labels = [ids[at] for at in positions]
-    first_seen = list(dict.fromkeys(labels))
-    if [rank[label] for label in first_seen] == sorted(rank[label] for label in first_seen):
-        return left
-    times = occurrences(labels)
-    old = {label: place for place, label in enumerate(first_seen)}
-    entries = range(len(labels))
-    anchor_major = sorted(entries, key=lambda e: (times[e], old[labels[e]]))
-    class_major = sorted(entries, key=lambda e: (old[labels[e]], times[e]))
-    if anchor_major == list(entries):
-        moved = sorted(entries, key=lambda e: (times[e], rank[labels[e]]))
-    elif class_major == list(entries):
-        moved = sorted(entries, key=lambda e: (rank[labels[e]], times[e]))
-    else:
+    result = [at for at, label in enumerate(ids) if label == NONE or label in rank]
+    labels = [ids[at] for at in result]
+    kept = sorted({label for label in labels if label != NONE})
+    follows = dict(zip(kept, sorted(kept, key=rank.__getitem__), strict=True))
+    if all(old == new for old, new in follows.items()):
+        return result
+    entries = list(zip(labels, occurrences(labels).tolist(), strict=True))
+    places = dict(zip(entries, result, strict=True))
+    wanted = [(follows.get(label, label), time) for label, time in entries]
+    if any(entry not in places for entry in wanted):
         return None
-    result = list(left)
-    for slot, entry in zip(slots, moved, strict=True):
-        result[slot] = positions[entry]
-    return result
+    return [places[entry] for entry in wanted]
 
 
 def in_column_order(ids: Sequence[int]) -> bool:
