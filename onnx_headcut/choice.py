@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, NoReturn
 
 from onnx_headcut.errors import GraphRefused, UsageError
@@ -93,15 +93,16 @@ class Choice:
 
     def _shared_advice(self) -> str:
         """How to say what a YOLO's raw maps hold, where names of classes say how many they are."""
-        for group in self.groups if self.count is not None else ():
-            for anchors in range(1, 10):
-                columns, rest = divmod(group.extent, anchors)
-                if rest == 0 and columns - (self.count or 0) in {4, 5}:
-                    return (
-                        f"if each of {anchors} anchors has its box and more before its classes, as in "
-                        f"a YOLO's maps, say --layout anchors={anchors},"
-                        f"before={columns - (self.count or 0)}; else name the class layers with --head"
-                    )
+        extents = {g.extent for g in self.groups}
+        for anchors in range(1, 10) if self.count is not None and len(extents) == 1 else ():
+            columns, rest = divmod(next(iter(extents)), anchors)
+            before = columns - (self.count or 0)
+            if rest == 0 and before in {4, 5}:
+                return (
+                    f"if each of {anchors} anchors has its box and more before its classes, as in a "
+                    f"YOLO's maps, say --layout anchors={anchors},before={before}; else name the class "
+                    "layers with --head"
+                )
         return ""
 
     def _are_boxes_of_others(self, group: Group) -> bool:
@@ -215,6 +216,9 @@ class Choice:
         if named:
             odd = [g for g in odd if self.is_named(g)]
         known = {b[0].leaves for b in boxes}
+        self._refuse_boxes_of_each(chosen, beside)
+        if weak and len(chosen[0].shape) > 3 and chosen[0].size % 4 == 0:
+            odd += [b[0] for b in boxes if len(b) == 1]  # or boxes of several anchors, and scores
         if weak:
             odd += [g for g in beside if 1 < g.size < box and self._width(g) != box]
             odd += [b[0] for b in boxes if len(b) == 1
@@ -235,6 +239,20 @@ class Choice:
                 node=node.name or node.output[0], op=node.op_type,
                 advice="say which layers make class scores with --head NODE",
             )  # fmt: skip
+
+    def _refuse_boxes_of_each(self, chosen: list[Group], beside: list[Group]) -> None:
+        """Refuse maps in which every class has a box of its own (DetectNet): nothing says whose."""
+        for group, boxes in product(chosen, beside):
+            size = self.full(group)
+            if len(group.shape) > 3 and boxes.size == 4 * size > 4 and self._alike(group, boxes):
+                node = self.flow.scope.graph.node[min(self.flow.leaves[k].node for k in boxes.leaves)]
+                raise GraphRefused(
+                    f"it makes {boxes.size} columns beside {size} of scores, which may be a box for "
+                    "each class, and nothing in the graph says which are whose",
+                    node=node.name or node.output[0], op=node.op_type,
+                    advice="to cut the scores alone and leave the boxes of all classes as they are, "
+                    f"say --head {name_of(self.flow, min(group.leaves))} --layout anchors=1",
+                )  # fmt: skip
 
     def _is_of_queries(self, group: Group) -> bool:
         """Whether it comes from a layer over rows, as a transformer's do, not over a picture."""

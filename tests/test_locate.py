@@ -490,3 +490,23 @@ def test_maps_that_nothing_splits_are_refused_with_the_words_that_split_them() -
     for odd in ("anchors=3,before", "before=5", "anchors=3,before=5,class-major", "anchors=3,by=5"):
         with pytest.raises(hc.UsageError, match="--layout"):
             found(model, layout=odd)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 5, 8])
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_a_box_for_each_class_is_not_left_behind_unsaid(activation: str, classes: int) -> None:
+    """As DetectNet: maps of one score and one box for each class, which only the layers' names tell."""
+    net = Net()
+    scores = net.add(activation, net.conv(net.features, classes, name="scores"))
+    model = net.model(scores, net.conv(net.features, 4 * classes, name="boxes"))
+    for told in ({}, {"labels": list("abcdefgh"[:classes])}):
+        with pytest.raises(hc.GraphRefused):
+            found(model, **told)
+    assert found(model, heads=["scores"], layout="anchors=1") == (classes, {"scores"})
+
+
+def test_four_scores_for_each_place_are_not_taken_for_the_box_of_more_columns() -> None:
+    net = Net()
+    scores, boxes = (net.conv(net.features, n, name=str(n)) for n in (4, 8))
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(scores, boxes))
