@@ -530,3 +530,29 @@ def test_sessions_go_with_the_validation_that_opened_them(
         assert [session() for session in opened] == [None] * len(opened)
     finally:
         gc.enable()
+
+
+ABORTS = """<ir_version: 10, opset_import: ["": 21]>
+g (float[1,8] x, bool c) => (float[1,4] y) <float s = {0.1}, int8 z = {0}> {
+  q = QuantizeLinear (x, s, z)
+  d = DequantizeLinear (q, s, z)
+  zero = Constant <value = int64[1] {0}> ()
+  four = Constant <value = int64[1] {4}> ()
+  one = Constant <value = int64[1] {1}> ()
+  part = Slice (d, zero, four, one)
+  y = If (c) <then_branch = a () => (float[1,4] t) { t = Add (part, part) },
+              else_branch = b () => (float[1,4] e) { e = Mul (part, part) }> }"""
+
+
+def test_a_body_that_reads_what_was_dequantized_does_not_end_the_process() -> None:
+    """onnxruntime 1.31 aborts on it, unless it is told to leave quantizers alone."""
+    code = f"""
+import numpy as np
+from onnx import parser
+from onnx_headcut.validation import runtime
+session = runtime.open_session(parser.parse_model({ABORTS!r}), provider="cpu")
+print(session.run({{"x": np.ones((1, 8), np.float32), "c": np.array(True)}})["y"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[[2. 2. 2. 2.]]\n"

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 
 from onnx_headcut.errors import HeadcutError, InputError, ProviderError
+from onnx_headcut.storage import lean
+from onnx_headcut.storage.atomic import Stamp
 from onnx_headcut.validation.bfloat16 import BFLOAT16, from_bits, to_bits
 from onnx_headcut.validation.choosing import choose
 from onnx_headcut.validation.providers import (
@@ -143,6 +146,9 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     settings = SessionSettings(chosen, external_data_dir, deterministic, optimization, threads)
     source = _source(model, external_data_dir)
     options = session_options(ort, settings, profile_to)
+    if deterministic and bodies_and_quantizers(source):
+        # onnxruntime 1.31 fuses across the border of a body, and then aborts the whole process
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
     try:
@@ -167,6 +173,21 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
             advice=_ELSEWHERE,
         )
     return session
+
+
+def bodies_and_quantizers(model: Model) -> bool:
+    """Whether a model has both If, Loop or Scan and DequantizeLinear; False for what is no model."""
+    try:
+        if isinstance(model, onnx.ModelProto):
+            data = model.SerializeToString()
+        else:
+            data = model if isinstance(model, bytes) else lean.read(model, Stamp.of(model))
+        if b"DequantizeLinear" not in data:
+            return False
+        graph = onnx.load_model_from_string(data).graph
+    except (OSError, ValueError, RuntimeError, DecodeError, EncodeError):
+        return False
+    return any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute)
 
 
 def _opens_on_the_cpu(ort: Any, source: bytes | Path, settings: SessionSettings) -> bool:
