@@ -41,11 +41,15 @@ class Choice:
         self.analysis, self.flow, self.groups = analysis, flow, groups
         self.count, self.heads = count, heads
         self.known: dict[Group, Pulled | None] = {}
+        self.boxes: list[Group] = []
+        """Maps with a box for each class, to be cut as the scores are."""
 
     def made(self) -> list[Group]:
         """One group or, where levels stay apart, one for each level."""
         if self.layout is not None and self.layout.is_shared:
             return self._laid_out(self.layout)
+        if self.layout is not None and self.layout.class_boxes:
+            return self._with_boxes()
         candidates = [
             g for g in self.groups
             if g.kind == "softmax" or (
@@ -90,6 +94,27 @@ class Choice:
         if len(sizes) > 1 or any(self._alike(a, b) for a, b in combinations(found, 2)):
             self._refuse(found)
         return found
+
+    def _with_boxes(self) -> list[Group]:
+        """Groups of scores beside which there are four columns for each, as the person says."""
+        pairs = [(g, b) for g, b in product(self.groups, self.groups) if self._has_boxes(g, b)]
+        wanted = self._named([g for g, _ in pairs]) if self.heads else [g for g, _ in pairs]
+        pairs = [(g, b) for g, b in pairs if g in wanted]
+        groups = [g for p in pairs for g in p]
+        if not pairs:
+            raise GraphRefused(
+                "no maps of scores with four columns for each beside them were found, as --layout "
+                "says; seen: " + ("; ".join(describe(self.flow, g) for g in self.groups) or "none"),
+            )
+        if len({g.size for g in wanted}) > 1 or len(set(groups)) < len(groups):
+            self._refuse(groups)
+        self.boxes = [b for _, b in pairs]
+        return wanted
+
+    def _has_boxes(self, group: Group, boxes: Group) -> bool:
+        """Whether ``boxes`` are maps of four columns for each column of ``group``."""
+        whole = group.size == group.extent and boxes.size == boxes.extent == 4 * self.full(group)
+        return len(group.shape) > 3 and whole and group.size > 1 and self._alike(group, boxes)
 
     def _shared_advice(self) -> str:
         """How to say what a YOLO's raw maps hold, where names of classes say how many they are."""
@@ -243,15 +268,16 @@ class Choice:
     def _refuse_boxes_of_each(self, chosen: list[Group], beside: list[Group]) -> None:
         """Refuse maps in which every class has a box of its own (DetectNet): nothing says whose."""
         for group, boxes in product(chosen, beside):
-            size = self.full(group)
-            if len(group.shape) > 3 and boxes.size == 4 * size > 4 and self._alike(group, boxes):
+            if self._has_boxes(group, boxes):
+                size = self.full(group)
                 node = self.flow.scope.graph.node[min(self.flow.leaves[k].node for k in boxes.leaves)]
                 raise GraphRefused(
                     f"it makes {boxes.size} columns beside {size} of scores, which may be a box for "
                     "each class, and nothing in the graph says which are whose",
                     node=node.name or node.output[0], op=node.op_type,
-                    advice="to cut the scores alone and leave the boxes of all classes as they are, "
-                    f"say --head {name_of(self.flow, min(group.leaves))} --layout anchors=1",
+                    advice="say --layout anchors=1,class-boxes where the four columns of a class stand "
+                    "side by side; to cut the scores alone and leave the boxes of all classes as they "
+                    f"are, say --head {name_of(self.flow, min(group.leaves))} --layout anchors=1",
                 )  # fmt: skip
 
     def _is_of_queries(self, group: Group) -> bool:

@@ -125,7 +125,7 @@ Layout = Annotated[
         metavar="anchors=A[,before=5]",
         help="How anchors and classes share channels that the graph never splits: side by side for "
         "each anchor (a·C + k), behind the columns of its box (before=5; after=32 for masks), or "
-        "class-major (k·A + a).",
+        "class-major (k·A + a); anchors=1,class-boxes where every class has a box of its own.",
     ),
 ]
 Ids = Annotated[

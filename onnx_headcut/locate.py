@@ -52,6 +52,8 @@ class Located:
     evidence: str
     values: dict[int, str]
     fronts: tuple[Site, ...] = ()
+    boxes: bool = False
+    """Whether boxes of the classes are among the sites, which no map may mix."""
 
 
 def locate(
@@ -95,6 +97,8 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
     else:
         count = layout.classes(count)
         pulled = [pull(analysis, g.value, _laid_out(g, layout)) for g in groups]
+        pulled += [pull(analysis, g.value, Labels(g.axis, np.arange(g.extent) // 4))
+                   for g in choice.boxes]  # fmt: skip
     wider = [w for p in pulled for w in p.wider if layout is None]
     if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
@@ -118,7 +122,8 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
     said = "" if layout is None else ", as --layout says"
     evidence = describe(choice.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
-    return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts))
+    return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
+                   bool(choice.boxes))  # fmt: skip
 
 
 def _laid_out(group: Group, layout: Layout) -> Labels:

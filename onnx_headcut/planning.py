@@ -57,6 +57,11 @@ def planned(known: Understood, wanted: ClassMap, ids: Ids, given: GivenRows | No
             "--ids original: merged and new classes have no id in the original",
             advice="leave --ids away; new ids are the columns of the cut model",
         )
+    if known.located.boxes and wanted.blended:
+        raise UsageError(
+            "every class has a box of its own, and boxes cannot be merged or made anew",
+            advice="keep classes as they are, in any order",
+        )
     if wanted.exact:
         plan = make_plan(known.analysis, known.located, wanted.selection, ids, exact=wanted)
         return _told(_with_numbers_apart(plan, wanted, known.classes), known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -503,6 +503,28 @@ def test_a_box_for_each_class_is_not_left_behind_unsaid(activation: str, classes
         with pytest.raises(hc.GraphRefused):
             found(model, **told)
     assert found(model, heads=["scores"], layout="anchors=1") == (classes, {"scores"})
+
+
+@pytest.mark.parametrize("how", ["renormalized", "exact"])
+@pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
+def test_a_box_for_each_class_is_cut_with_its_score(
+    activation: str, how: Literal["renormalized", "exact"]
+) -> None:
+    net, keep = Net(), [2, 0, 2]
+    scores = net.add(activation, net.conv(net.features, 4, name="scores"))
+    model = net.model(scores, net.conv(net.features, 16, name="boxes"))
+    told: dict[str, Any] = {"layout": "anchors=1,class-boxes", "background": "none"}
+    result = hc.cut(model, keep, scores=how, provider="cpu", **told)
+    assert result.verdict is not None
+    assert result.verdict.status == "passed", result.verdict.reasons
+    picture = {"picture": np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)}
+    wanted = keep, [4 * k + c for k in keep for c in range(4)]
+    for old, new, columns in zip(
+        run(model, picture), run(result.model, picture), wanted, strict=True
+    ):
+        np.testing.assert_allclose(new, old[:, columns], rtol=1e-5, atol=1e-6)
+    with pytest.raises(hc.UsageError, match="box of its own"):
+        hc.cut(model, "a=0|1,2", scores=how, provider="cpu", **told)
 
 
 def test_four_scores_for_each_place_are_not_taken_for_the_box_of_more_columns() -> None:
