@@ -139,6 +139,7 @@ def ask(order: Order, folder: Path) -> Iterator[Message]:
 
 def main() -> None:
     """Read an order from stdin, and do it."""
+    gc.set_threshold(20_000)  # as in the command line itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides; then stdin ends
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and temporary files go
     if not os.environ.get("HEADCUT_DEBUG"):
@@ -219,6 +220,7 @@ def _with_forks(order: Order, opened: Opened | None, tell: Callable[[Message], N
     os.close(fill)
     work = (opened, order, numbers)
     at_once = order.jobs or _at_once(opened)
+    gc.freeze()  # what all workers hold is no garbage, and stays in memory that they share
     workers = [_hire(work) for _ in range(min(at_once, len(order.tasks)))]
     left, stdin = len(order.tasks), sys.stdin.fileno()
     try:
