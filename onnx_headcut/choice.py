@@ -242,8 +242,8 @@ class Choice:
             odd = [g for g in odd if self.is_named(g)]
         known = {b[0].leaves for b in boxes}
         self._refuse_boxes_of_each(chosen, beside)
-        if weak and len(chosen[0].shape) > 3 and chosen[0].size % 4 == 0:
-            odd += [b[0] for b in boxes if len(b) == 1]  # or boxes of several anchors, and scores
+        if weak and len(chosen[0].shape) > 3 and chosen[0].size in {8, 16}:
+            odd += [b[0] for b in boxes if len(b) == 1]  # or boxes of 2 or 4 anchors, and 4 scores
         if weak:
             odd += [g for g in beside if 1 < g.size < box and self._width(g) != box]
             odd += [b[0] for b in boxes if len(b) == 1

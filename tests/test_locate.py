@@ -532,3 +532,16 @@ def test_four_scores_for_each_place_are_not_taken_for_the_box_of_more_columns() 
     scores, boxes = (net.conv(net.features, n, name=str(n)) for n in (4, 8))
     with pytest.raises(hc.GraphRefused):
         found(net.model(scores, boxes))
+
+
+@pytest.mark.parametrize("distances", ["Identity", "Exp", "Relu"])
+def test_maps_with_one_box_for_each_place_are_clear(distances: str) -> None:
+    """As FCOS gives them: raw scores, distances, and a centre's score for each place, on two levels."""
+    net, outputs = Net(), []
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    for level, value in enumerate((net.features, smaller)):
+        columns = {"scores": 20, "boxes": 4, "centre": 1}
+        scores, boxes, centre = (net.conv(value, n, name=f"{what}{level}")
+                                 for what, n in columns.items())  # fmt: skip
+        outputs += [scores, net.add(distances, boxes), centre]
+    assert found(net.model(*outputs)) == (20, {"scores0", "scores1"})
