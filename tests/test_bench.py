@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import onnx
 import pytest
 from conftest import Done, run_cli
 from onnx import parser
 
 from onnx_headcut import cut
+from onnx_headcut.bench import measure, worker
 from onnx_headcut.bench.stages import BACKBONE, BEHIND, BESIDE, HEADS, Stages
 from onnx_headcut.bench.worker import peak_memory, read_durations
 from onnx_headcut.validation import cuda, runtime
+from onnx_headcut.validation.synthetic import synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +75,77 @@ def test_the_first_run_of_a_profile_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(events))
     assert read_durations(path, 3) == {"a": pytest.approx(20e-6)}
+
+
+def test_memory_of_a_device_is_what_it_grows_by_in_a_models_turns(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = synthetic(onnx.load(model_path), count=1)[0].feed
+    np.savez(tmp_path / "feed.npz", **dict(feed))
+    order = {"model": model_path, "feed": tmp_path / "feed.npz", "provider": "cpu", "threads": 1}
+    assert worker._Worker(order).device() is None
+    used = iter([100, 150, 150, 170, 900, 890])  # another's 730 between two turns
+    monkeypatch.setattr(worker, "usable", lambda _: "cuda")
+    monkeypatch.setattr(worker, "used_on_device", lambda _: next(used))
+    made = worker._Worker(order)
+    made.run()
+    made.run()
+    assert made.device() == 70
+
+
+def test_memory_of_a_device_is_asked_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Runtime:
+        @staticmethod
+        def cudaMemGetInfo(free: Any, total: Any) -> int:  # noqa: N802  (NVIDIA's name)
+            free._obj.value, total._obj.value = 30, 100
+            return 0
+
+    ort = SimpleNamespace(cuda_version="13.0")
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Runtime if name.endswith("13") else None)
+    assert cuda.used_on_device(ort) == 70
+    assert cuda.used_on_device(SimpleNamespace(cuda_version="12.8")) is None
+
+
+def test_stages_on_cuda_are_those_of_a_process_that_waits_for_its_kernels(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    class Another(measure._Model):
+        def __enter__(self) -> Self:
+            return self
+
+        def ask(self, order: object) -> Any:
+            return order
+
+    def start(*_: object, env: dict[str, str], **__: object) -> Any:
+        seen.append(env)
+        return SimpleNamespace(kill=int, wait=int, stdin=None, stdout=None)
+
+    monkeypatch.setattr(measure, "_Model", Another)
+    monkeypatch.setattr(measure.subprocess, "Popen", start)
+    with Another(model_path, tmp_path, measure.Settings()) as model:
+        model.provider = "cuda"
+        assert model.nodes() == "stages"
+        model.provider = "cpu"
+        assert model.nodes() == "stages"
+    assert ["CUDA_LAUNCH_BLOCKING" in env for env in seen] == [False, True]
+
+
+def test_a_graph_that_a_provider_compiles_has_no_stages(model_path: Path) -> None:
+    def fail() -> None:
+        raise runtime.RuntimeFailure("cannot serialize: it contains compiled nodes.")
+
+    notes: list[str] = []
+    model = SimpleNamespace(path=model_path, provider="openvino", nodes=fail)
+    assert measure._stages(model, notes) == {}
+    assert notes[0].startswith("tiny.onnx: no times by stage: openvino compiles what it takes")
+
+
+def test_no_difference_is_told_as_none() -> None:
+    one = measure.Timing("m", "cpu", 5, 1.0, 1.0, 1.0, 1.0, 1.0, None)
+    assert "no difference" in measure.Bench(one, one, 0.97, 0.9, 1.1, 1, 1).line
+    assert "no difference" not in measure.Bench(one, one, 1.3, 1.2, 1.4, 1, 1).line
 
 
 def test_memory_is_that_of_this_process() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -48,6 +49,8 @@ class Settings:
 class Timing:
     """One model: all times in seconds, memory in bytes beyond onnxruntime's own, or None.
 
+    ``peak_memory`` is the process's own, ``device_memory`` what it took on a CUDA device.
+
     ``low`` and ``high`` are the 10th and 90th percentile; ``throughput`` is pictures a second.
     ``stages`` divides the median by part of the graph, as a profile does.
     """
@@ -62,6 +65,7 @@ class Timing:
     throughput: float
     peak_memory: int | None
     stages: dict[str, float] = field(default_factory=dict)
+    device_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,14 @@ class Bench:
 class _Model:
     """A model in its own process."""
 
-    def __init__(self, path: Path, feed: Path, settings: Settings) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, feed: Path, settings: Settings, surroundings: Mapping[str, str] | None = None
+    ) -> None:
+        self.path, self._feed, self._settings = path, feed, settings
         self._process = subprocess.Popen(
             [sys.executable, "-m", "onnx_headcut.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env=os.environ | (surroundings or {}),
         )  # fmt: skip
         self._order = {"model": str(path), "feed": str(feed), "provider": settings.provider,
                        "threads": settings.threads}  # fmt: skip
@@ -135,12 +142,20 @@ class _Model:
             raise kind(reply["what"], advice=reply["advice"])
         return reply["answer"]
 
+    def nodes(self) -> Any:
+        """Seconds by node. Of CUDA in a process that waits for each kernel: others launch and go on."""
+        if self.provider != "cuda":
+            return self.ask("stages")
+        waits = {"CUDA_LAUNCH_BLOCKING": "1"}
+        with _Model(self.path, self._feed, self._settings, waits) as again:
+            return again.ask("stages")
+
     def timing(self, batch: int, shares: Mapping[str, float]) -> Timing:
         """Put together what was measured."""
         low, median, high = np.percentile(self.times, [10, 50, 90]).tolist()
         stages = {stage: share * median for stage, share in shares.items()}
         return Timing(self.path.name, self.provider, len(self.times), min(self.times), median, low,
-                      high, batch / median, self.ask("peak"), stages)  # fmt: skip
+                      high, batch / median, self.ask("peak"), stages, self.ask("device"))  # fmt: skip
 
 
 def bench(
@@ -190,7 +205,10 @@ def _run_in_turn(models: Sequence[_Model], settings: Settings, progress: Progres
 
 def _stages(model: _Model, notes: list[str]) -> dict[str, float]:
     try:
-        return Stages(model.path).shares(model.ask("stages"))
+        return Stages(model.path).shares(model.nodes())
     except errors.HeadcutError as error:
-        notes.append(f"{model.path.name}: no times by stage: {error.what}")
+        why = error.what
+        if "compiled nodes" in why:
+            why = f"{model.provider} compiles what it takes of the graph into a few nodes"
+        notes.append(f"{model.path.name}: no times by stage: {why}")
         return {}

@@ -1,8 +1,9 @@
 """One model in a process of its own: ``python -m onnx_headcut.bench.worker``, told what to do.
 
 One JSON document a line goes each way. First comes what to open, then ``run`` (answered by the
-seconds it took), ``stages`` (seconds by the output of each node, from a profile) and ``peak``
-(bytes of memory at most, beyond those of onnxruntime alone).
+seconds it took), ``stages`` (seconds by the output of each node, from a profile), ``peak``
+(bytes of memory at most, beyond those of onnxruntime alone) and ``device`` (bytes that it took on
+a CUDA device, or null).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,12 @@ import onnx
 
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.validation.choosing import usable
+from onnx_headcut.validation.cuda import used_on_device
+from onnx_headcut.validation.providers import import_runtime
 from onnx_headcut.validation.runtime import Session, open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PROFILED = 5
 """Runs that a profile is taken of; the first is left out."""
@@ -36,9 +40,12 @@ class _Worker:
         self.threads = order["threads"]
         with np.load(order["feed"]) as arrays:
             self.feed = dict(arrays)
-        usable(self.provider)  # onnxruntime itself is loaded before memory is counted
+        # onnxruntime itself is loaded before memory is counted
+        self.of_cuda = usable(self.provider) in ("cuda", "tensorrt")
         self.before = peak_memory()
-        self.session = self._open(self.model)
+        self.on_device: int | None = None
+        with self._counted():
+            self.session = self._open(self.model)
 
     def _open(self, model: Path, **options: Any) -> Session:
         return open_session(model, provider=self.provider, deterministic=False,
@@ -48,9 +55,22 @@ class _Worker:
         return self.session.provider
 
     def run(self) -> float:
-        start = time.perf_counter()
-        self.session.run(self.feed)
-        return time.perf_counter() - start
+        with self._counted():
+            start = time.perf_counter()
+            self.session.run(self.feed)
+            return time.perf_counter() - start
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Add what the device's memory grows by: no other worker does anything meanwhile."""
+        before = used_on_device(import_runtime()) if self.of_cuda else None
+        yield
+        after = used_on_device(import_runtime()) if before is not None else None
+        if before is not None and after is not None:
+            self.on_device = (self.on_device or 0) + max(after - before, 0)
+
+    def device(self) -> int | None:
+        return self.on_device
 
     def peak(self) -> int | None:
         after = peak_memory()
@@ -117,6 +137,7 @@ def main() -> None:
             else:
                 does: dict[str, Callable[[], object]] = {
                     "run": worker.run, "stages": worker.stages, "peak": worker.peak,
+                    "device": worker.device,
                 }  # fmt: skip
                 answer = does[order]()
             reply = {"answer": answer}

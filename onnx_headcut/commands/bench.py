@@ -12,7 +12,7 @@ from onnx_headcut.numbers import many
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onnx_headcut.bench.measure import Bench, Timing
+    from onnx_headcut.bench.measure import Bench
 
 
 def bench(  # noqa: PLR0913, PLR0917  (options)
@@ -73,7 +73,9 @@ def _show(to: "Console", found: "Bench") -> None:
     table.add_row("median", *(_ms(t.median) for t in both))
     table.add_row("10 % to 90 %", *(f"{_ms(t.low)} to {_ms(t.high)}" for t in both))
     table.add_row("pictures a second", *(f"{t.throughput:.1f}" for t in both))
-    table.add_row("peak memory", *map(_memory, both))
+    table.add_row("peak memory", *(_memory(t.peak_memory) for t in both))
+    if any(t.device_memory is not None for t in both):
+        table.add_row("on the device", *(_memory(t.device_memory) for t in both))
     for stage in found.original.stages | found.cut.stages:
         table.add_row(stage, *(_ms(t.stages[stage]) if stage in t.stages else "" for t in both))
     to.print(table)
@@ -90,5 +92,5 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms"
 
 
-def _memory(timing: "Timing") -> str:
-    return "?" if timing.peak_memory is None else f"{timing.peak_memory / 1e6:.1f} MB"
+def _memory(size: int | None) -> str:
+    return "?" if size is None else f"{size / 1e6:.1f} MB"

@@ -265,7 +265,7 @@ def _speed(m: Material) -> Markup | None:
                  aria_hidden="true"),
          f"{t.median * 1e3:.2f} ms", f"{t.best * 1e3:.2f} ms",
          f"{t.low * 1e3:.2f} to {t.high * 1e3:.2f} ms", f"{t.throughput:.1f}",
-         "" if t.peak_memory is None else f"{t.peak_memory / 1e6:.1f} MB")
+         *("" if size is None else f"{size / 1e6:.1f} MB" for size in (t.peak_memory, t.device_memory)))
         for name, t in (("original", b.original), ("cut", b.cut))
     ]  # fmt: skip
     stages = list(b.original.stages | b.cut.stages)
@@ -275,7 +275,8 @@ def _speed(m: Material) -> Markup | None:
     threads = many(b.threads, "thread") if b.threads else "onnxruntime's own threads"
     runs = f"{b.cut.runs} runs of each in turn on {b.cut.provider}, {threads}"
     words = f"{b.line}, in {runs}."
-    head = ("model", "", "median", "best", "10 % to 90 %", "pictures a second", "peak memory")
+    head = ("model", "", "median", "best", "10 % to 90 %", "pictures a second", "peak memory",
+            "on the device")  # fmt: skip
     return _section("Speed", h("p", words), table("Latency", head, rows, numbers_from=2),
                     table("Time by stage", ("stage", "original", "cut"), parts) if parts else None)
 

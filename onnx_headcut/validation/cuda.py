@@ -85,6 +85,19 @@ def built_for(ort: Any) -> str:
     return str(getattr(ort, "cuda_version", "") or "")
 
 
+def used_on_device(ort: Any) -> int | None:
+    """Bytes in use on the first CUDA device, by whatever program; None where that cannot be asked."""
+    major = built_for(ort).split(".")[0] or "12"
+    name = f"cudart64_{major}.dll" if sys.platform == "win32" else f"libcudart.so.{major}"
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    try:
+        if ctypes.CDLL(name).cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return total.value - free.value
+
+
 def _driver_findings(ort: Any) -> list[Finding]:
     """Ask NVIDIA's driver whether it is there, for which CUDA, and for its devices."""
     subject = "NVIDIA driver"
