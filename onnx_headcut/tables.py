@@ -229,7 +229,8 @@ def _compared(verdict: Verdict) -> str:
         parts[1] += " (no output shows the background)"
     if any(row.kind == "detections" for row in verdict.outputs):
         parts.append(f"{detections:,} detections")
-    return f"{', '.join(parts)}, in {verdict.runs} runs on {len(verdict.feeds)} inputs"
+    runs = f"{many(verdict.runs, 'run')} on {many(len(verdict.feeds), 'input')}"
+    return f"{', '.join(parts)}, in {runs}"
 
 
 def _ran_on(where: Where) -> str:

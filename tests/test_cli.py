@@ -181,7 +181,9 @@ def test_an_assumed_preprocessing_is_told(
     cut = tmp_path / "cut.onnx"
     onnx_headcut.cut(model_path, "dog", cut, validation=False)
     asked = ("validate", model_path, cut, "--image", "red.png")
-    assert "unit is assumed" in " ".join(run_here(*asked).out.split())
+    said = " ".join(run_here(*asked).out.split())
+    assert "unit is assumed" in said
+    assert "on 1 input " in said
     assert "assumed (--preprocess)" not in run_here(*asked, "--preprocess", "imagenet").out
 
 
