@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_headcut.labels import NONE, Labels
 from onnx_headcut.model import captures
-from onnx_headcut.provenance import MOVING, NOTHING
+from onnx_headcut.provenance import KEEPING, MOVING, NOTHING
 
 if TYPE_CHECKING:
     from onnx_headcut.provenance import Flow
@@ -277,6 +277,6 @@ def is_activated_later(flow: Flow, value: str) -> bool:
             seen.add(i)
             if node.op_type == "Sigmoid":
                 return True
-            if node.op_type in MOVING | {"TopK", "ReduceMax", "GatherElements", "GatherND"}:
+            if node.op_type in MOVING | KEEPING | {"TopK", "ReduceMax", "GatherElements", "GatherND"}:
                 todo.append(node.output[0])
     return False

@@ -140,7 +140,15 @@ def load(
             advice="it is empty, truncated, or not an ONNX model: export it again",
         )
     external.check(all_tensors(source.proto), source.folder, links=links)
-    sanity.check(source.proto)
+    try:
+        sanity.check(source.proto)
+    except sanity.Unsorted:
+        from onnx_headcut.sorting import sort  # noqa: PLC0415  (few files need it)
+
+        if source.path is None:
+            source.proto = copied(source.proto)  # the caller's stays what it is
+        sort(source.proto.graph)
+        sanity.check(source.proto)
     return source
 
 

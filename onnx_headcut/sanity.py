@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 DEPTH = 60
 """Graphs within graphs; protobuf's own limit lies at about 33 for a file."""
 
-_MISSORTED = "the graph is not sorted, or damaged: export it again"
+_MISSORTED = "the graph is damaged, or runs in circles: export it again"
+
+
+class Unsorted(InputError):
+    """A node reads what nothing before it makes; perhaps something behind it does."""
 
 
 def check(proto: onnx.ModelProto) -> None:
@@ -89,7 +93,7 @@ class _Scope:
         self.nodes(graph.node, known, made={*inputs, *stored})
         for output in graph.output:
             if _text(output.name, "an output's name") not in known:
-                raise InputError(f"nothing makes the output {output.name!r}", advice=_MISSORTED)
+                raise Unsorted(f"nothing makes the output {output.name!r}", advice=_MISSORTED)
 
     def nodes(self, nodes: Iterable[onnx.NodeProto], known: set[str], made: set[str]) -> None:
         for node in nodes:
@@ -97,7 +101,7 @@ class _Scope:
             self._check_signature(node)
             for name in node.input:
                 if name and name not in known:
-                    raise InputError(
+                    raise Unsorted(
                         f"{_say(node)} reads {_text(name, 'an input')!r}, which nothing before it"
                         " makes",
                         advice=_MISSORTED,

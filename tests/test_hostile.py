@@ -147,12 +147,6 @@ def identities_in_a_ring(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Identity", ["ring0"], ["ring1"]))
 
 
-def unsorted(model: onnx.ModelProto) -> None:
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(nodes))
-
-
 def made_twice(model: onnx.ModelProto) -> None:
     node(model, "down").output[0] = "stem"
 
@@ -281,7 +275,7 @@ def functions_in_a_ring(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        cycle, own_tail, identities_in_a_ring, unsorted, made_twice, initializer_twice, input_twice,
+        cycle, own_tail, identities_in_a_ring, made_twice, initializer_twice, input_twice,
         weight_made_by_a_node, no_opset, opset_of_nonsense, unknown_domain, unknown_op, no_text,
         no_text_output, no_output, negative_input, negative_weight, huge_weight, short_weight,
         empty_weight, typeless_weight, type_of_tomorrow, many_axes, two_types_of_data,

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from conftest import from_text
 from onnx import helper, inliner, version_converter
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
@@ -227,3 +228,26 @@ def test_functions_that_call_each_other_end() -> None:
 
 def test_optional_tools_are_optional() -> None:
     assert not {"onnxslim", "onnxsim"} & set(vars(importlib.import_module("onnx_headcut")))
+
+
+def test_nodes_in_another_order_are_sorted() -> None:
+    """Onnxruntime takes them in any order, and its float16 converter appends its casts."""
+    model = shapes("softmax")
+    mixed = onnx.ModelProto.FromString(model.SerializeToString())
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in reversed(mixed.graph.node)]
+    del mixed.graph.node[:]
+    mixed.graph.node.extend(nodes)
+    before = mixed.SerializeToString()
+    result = hc.cut(mixed, KEEP, labels=COLUMNS, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    assert mixed.SerializeToString() == before
+    onnx.checker.check_model(result.model, full_check=True)
+    plain = hc.cut(model, KEEP, labels=COLUMNS, validation=False).model
+    for one, other in zip(run(plain, picture()), run(result.model, picture()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_float16_converter_of_onnxruntime() -> None:
+    model = convert_float_to_float16(shapes("sigmoid"), keep_io_types=True)
+    result = hc.cut(model, ORDER, background="none", provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
