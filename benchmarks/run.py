@@ -51,6 +51,10 @@ PEERS = {
     "onnx-graphsurgeon": "import sys, onnx, onnx_graphsurgeon as gs; "
     "onnx.save(gs.export_onnx(gs.import_onnx(onnx.load(sys.argv[1]))), sys.argv[2])",
 }
+NOISE = (
+    "Where the cut is the native graph to the last bit (docs/support.md: *same graph*), a ratio of the "
+    "two other\nthan 1 is noise of this measurement, and shows how much of it there is in the others.\n\n"
+)
 Row = tuple[str, ...]
 _CUT = [sys.executable, "-m", "onnx_headcut", "cut"]
 
@@ -285,7 +289,7 @@ def main() -> None:
         "latency": lambda _: table(
             "Latency, one thread on the CPU (ms; a ratio is to the original)",
             ("pair", "original", "cut", "native", "original + Gather", "cut : original",
-             "cut : native"), latencies(options.seconds)),
+             "cut : native"), latencies(options.seconds)) + NOISE,
     }  # fmt: skip
     results = HERE / "parts"
     results.mkdir(exist_ok=True)
