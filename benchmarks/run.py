@@ -53,7 +53,8 @@ PEERS = {
 }
 NOISE = (
     "Where the cut is the native graph to the last bit (docs/support.md: *same graph*), a ratio of the "
-    "two other\nthan 1 is noise of this measurement, and shows how much of it there is in the others.\n\n"
+    "two other\n"
+    "than 1 is noise of this measurement, and shows how much of it there is in the others.\n\n"
 )
 Row = tuple[str, ...]
 _CUT = [sys.executable, "-m", "onnx_headcut", "cut"]
