@@ -1095,6 +1095,26 @@ def loop_over_classes_with_gains() -> Pattern:
 
 
 @pattern
+def loop_over_classes_with_rows_of_a_matrix() -> Pattern:
+    """A Loop over classes with a stored row for each, sliced out of a matrix by its number"""
+    return changed(
+        loop_over_classes(SLICE_BY_NUMBER),
+        ("TopK (own, three)", "TopK (weighted, three)"),
+        (
+            "        values, best",
+            """        row_at = Unsqueeze (n, c0)
+        row_to = Add (row_at, c1)
+        wide_row = Slice (matrix, row_at, row_to, c1)
+        gains = Squeeze (wide_row, c1)
+        gain = ReduceSum <keepdims = 0> (gains, c0)
+        weighted = Mul (own, gain)
+        values, best""",
+        ),
+        weights="float[2,5] matrix = {0.5, 1.5, 0.7, 0.9, 1.1, 0.1, 0.2, 0.3, 0.4, 0.6}",
+    )
+
+
+@pattern
 def loop_over_classes_told_by_place() -> Pattern:
     """A Loop over classes that emits no labels: `index // rows` says the class"""
     return changed(
@@ -1171,6 +1191,23 @@ HITS = """
         places = Gather <axis = 0> (rect, at)
         size = Shape (values)
         ids = Expand (class_at, size)"""
+
+
+@pattern
+def loop_over_classes_with_limits() -> Pattern:
+    """A Loop over classes with a limit and a threshold of each for its NonMaxSuppression"""
+    return collecting(
+        """
+        go = Identity (go_in)
+        own_3d = Reshape (own, as_scores)
+        most_of = Gather <axis = 0> (limits, n)
+        least_of = Gather <axis = 0> (thresholds, n)
+        found = NonMaxSuppression (rects, own_3d, most_of, iou, least_of)
+        at = Gather <axis = 1> (found, row)"""
+        + HITS,
+        ", int64[3] as_scores = {1, 1, -1}, int64[5] limits = {1, 4, 2, 3, 2}, "
+        "float[5] thresholds = {0.05, 0.1, 0.3, 0.02, 0.2}",
+    )
 
 
 @pattern

@@ -236,6 +236,11 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "loop_over_classes_with_gains",
         Reads("gain", 0, lambda _: [0.5, 1.5, 0.7]),
     ),
+    "limits as they stood": ("loop_over_classes_with_limits", Reads("most_of", 0, lambda _: [1, 4, 2])),
+    "rows of a matrix as they stood": (
+        "loop_over_classes_with_rows_of_a_matrix",
+        Reads("wide_row", 0, lambda old: old[:, [1, 0, 2]]),
+    ),
     "rows by the old count": ("loop_over_classes_told_by_place", Reads("turn", 1, to(5))),
     "rows joined with another class's label": (
         "loop_over_classes_with_rows_joined",

@@ -166,35 +166,61 @@ def _tables_read(
     view: View, first: PerIteration, chosen: Sequence[IteratedOption | None]
 ) -> Iterator[Array]:
     """A stored table read by the number of the iteration: its rows follow, or its ids are new."""
-    index = view.marks[1] if view.op == "Gather" else None
     stored = view.old[0].value
-    if (
-        not isinstance(index, PerIteration)
-        or stored is None
-        or view.marks[0] is not None
-        or not is_fixed(view.scope, view.node.input[0])
-        or view.attrs.get("axis", 0) % stored.ndim
-        or any(v.size != 1 for v in index.old)
-    ):
+    reads = view.op in {"Gather", "Slice"} and view.marks[0] is None and stored is not None
+    if not reads or stored is None or not is_fixed(view.scope, view.node.input[0]):
         return
-    option = chosen[1]
-    assert option is not None  # noqa: S101  its mark has options
-    old = np.array([v.item() for v in index.old]) % len(stored)
-    new = np.array([v.item() for v in option.new])
-    if (new < 0).any():
+    found = [(a, r) for a in range(stored.ndim) for r in [_places_read(view, first, chosen, stored, a)]]
+    moving = [(a, r) for a, r in found if r is not None and any(_differ(r[0]))]
+    if len(moving) != 1:
+        return
+    axis, (old, new) = moving[0]
+    if any(n.shape != old[p].shape for n, p in zip(new, first.take, strict=True)):
         return
     # a row that no iteration reads stays what it is; where classes are more than there were, it is new
-    rows = np.minimum(np.arange(int(new.max()) + 1), len(stored) - 1)
-    rows[new] = old[first.take]
-    if not np.array_equal(rows[new], old[first.take]):
+    rows = np.minimum(np.arange(max(int(n.max(initial=0)) for n in new) + 1), stored.shape[axis] - 1)
+    for places, p in zip(new, first.take, strict=True):
+        rows[places] = old[p]
+    if any(not np.array_equal(rows[n], old[p]) for n, p in zip(new, first.take, strict=True)):
         return
-    yield stored.take(rows, 0)
-    if stored.ndim == 1:
-        offset = _offset(first.ids, stored[old])
+    yield stored.take(rows, axis)
+    if stored.ndim == 1 and all(n.size == 1 for n in (*old, *new)):
+        offset = _offset(first.ids, stored[np.array([o.item() for o in old])])
         if offset is not None:
-            ids = stored.take(rows, 0)
-            ids[new] = view.sel.columns_at(first.ids, first.take) + offset
+            ids = stored.take(rows)
+            columns = view.sel.columns_at(first.ids, first.take)
+            ids[np.array([n.item() for n in new])] = columns + offset
             yield ids
+
+
+def _places_read(
+    view: View,
+    first: PerIteration,
+    chosen: Sequence[IteratedOption | None],
+    stored: Array,
+    axis: int,
+) -> tuple[list[Array], list[Array]] | None:
+    """Which places of an axis each iteration reads, before and after; None where it reads none."""
+    count, extent = len(first.take), stored.shape[axis]
+    line = [-1 if a == axis else 1 for a in range(stored.ndim)]
+
+    def read(size: int, rest: list[Array | None]) -> Array:
+        shape = [size if a == axis else d for a, d in enumerate(stored.shape)]
+        numbers = np.broadcast_to(np.arange(size).reshape(line), shape)
+        return run(view, view.node, [np.ascontiguousarray(numbers), *rest])[0]
+
+    pairs = list(zip(chosen[1:], view.new[1:], strict=True))
+    try:
+        old = [read(extent, _rest(view, t)) for t in range(len(first.ids))]
+        # as many places as there may be: which of them are read is what is asked
+        new = [read(extent + count, [_new(o, f.value, q) for o, f in pairs]) for q in range(count)]
+    except Exception:  # noqa: BLE001  an index outside its table, or one that is not known
+        return None
+    return (old, new) if all(o.size for o in old) and all(n.size for n in new) else None
+
+
+def _differ(values: Sequence[Array]) -> Iterator[bool]:
+    return (not np.array_equal(values[0], v) for v in values[1:])
 
 
 def table_choices(view: View, ids: Ints, take: Ints, values: Array) -> Iterator[Array]:

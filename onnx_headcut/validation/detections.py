@@ -71,6 +71,7 @@ def group_outputs(names: Sequence[str], runs: Sequence[Mapping[str, Array]]) -> 
     """
     shapes = {name: [run[name].shape for run in runs] for name in names}
     batched = _batched(shapes)
+    batched += [[n] for n in names if not any(n in f for f in batched) and _is_label_map(n, runs)]
     left = [name for name in names if not any(name in found for found in batched)]
     groups = []
     if batched:
@@ -99,6 +100,13 @@ def _batched(shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> list[list[str]]
         for prefix, names in found.items()
         if (len(names) > 1 or len(shapes[names[0]][0]) == 3) and any(p[1] != 1 for p in prefix)
     ]
+
+
+def _is_label_map(name: str, runs: Sequence[Mapping[str, Array]]) -> bool:
+    """Whether an output ``[1, n]`` that belongs to no other holds whole numbers: a class each place."""
+    arrays = [run[name] for run in runs]
+    alike = len({a.shape for a in arrays}) == 1 and arrays[0].ndim == 2
+    return alike and arrays[0].shape[0] == 1 < arrays[0].shape[1] and all(map(_whole, arrays))
 
 
 def _group(names: Sequence[str], axis: int, runs: Sequence[Mapping[str, Array]]) -> Group:

@@ -102,16 +102,25 @@ class Sets:
                     return study
         if best is None:  # pragma: no cover  (there is always a guess and a density)
             raise RuntimeError
+        if not best.seen and self._is_full_softmax():
+            # every place has a best class and its share of 1: none stands out, all are compared
+            again = self._study_once(self.pair.exciter(None), DENSITIES[-1], scored=False)
+            best = again if again.seen else best
         return best
+
+    def _is_full_softmax(self) -> bool:
+        """Whether scores add up to 1 over the kept classes alone, for all that is known."""
+        sites = self.pair.original.sites
+        return self.columns.background is None and all(s.activation == "softmax" for s in sites)
 
     def _backgrounds(self) -> list[int | None]:
         if self.columns.background is not None:
             return [self.columns.background]
-        if all(site.activation == "softmax" for site in self.pair.original.sites):
+        if len(self.columns.order) > 1 and self._is_full_softmax():
             return [min(self.columns.order), max(self.columns.order)]
         return [None]
 
-    def _study_once(self, exciter: Exciter, density: float) -> _Study:
+    def _study_once(self, exciter: Exciter, density: float, *, scored: bool = True) -> _Study:
         quiet = self.pair.run_original(exciter.quiet(), masked=True)
         weak, strong = (
             self.pair.run_original(exciter.excited(density, lift=lift), masked=True)
@@ -132,13 +141,13 @@ class Sets:
         for group in groups:
             # with scores of all classes in a row, no row is empty, and none is of one class
             wide = self.pair.narrowed.keys() & set(group.outputs)
-            score = None if wide else d.score_column(
+            score = None if wide or not scored else d.score_column(
                 group, _all_rows(group, weak), _all_rows(group, strong)
             )
-            scored = replace(group, score=score)
-            labels = _labels(scored, quiet, alone | others)
+            found = replace(group, score=score)
+            labels = _labels(found, quiet, alone | others)
             study.labels.append(labels)
-            study.groups.append(replace(scored, labels=labels.columns))
+            study.groups.append(replace(found, labels=labels.columns))
         return study
 
     def _learn_ids(self, group: d.Group, labels: d.Labels) -> None:
@@ -149,7 +158,7 @@ class Sets:
             known = labels.ids(place)
             ids = {c: i for c, i in known.items() if c in self.columns.order}
             new = self._new_ids(ids, known)
-            mapping[place] = {old: new[column] for column, old in ids.items()}
+            mapping[place] = self._others(known) | {old: new[column] for column, old in ids.items()}
             if not columns_of:
                 columns_of = {new[column]: column for column in ids}
                 for column, old in ids.items():
@@ -158,6 +167,14 @@ class Sets:
             self.ledger.note(f"{_title(group)}: no value tells classes apart")
         self._expected.append(mapping)
         self._columns_of.append(columns_of)
+
+    def _others(self, known: Mapping[int, float]) -> dict[float, float]:
+        """Ids of kept columns that never were excited alone (a background), where all run alike."""
+        offsets = {label - column for column, label in known.items()}
+        if self.settings.ids == "original" or len(offsets) != 1:
+            return {}
+        offset = offsets.pop()
+        return {column + offset: self.columns.place(column) + offset for column in self.columns.order}
 
     def _new_ids(self, ids: Mapping[int, float], known: Mapping[int, float]) -> dict[int, float]:
         """Translate ids as the settings say; ``compact`` keeps the model's own counting.
@@ -386,7 +403,12 @@ def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Lab
     rows = {}
     for column, values in alone.items():
         found = d.above(group, _all_rows(group, values), calm, 0.5)
-        if len(found) and (group.score is not None or len(found) > len(calm_rows)):
+        if group.score is None and len(found) == len(calm_rows):
+            whole = d.label_candidates(group, [found, calm_rows])  # a map: where labels are others now
+            found = found[(found != calm_rows)[:, whole].any(axis=1)]
+        elif group.score is None and len(found) <= len(calm_rows):
+            continue
+        if len(found):
             rows[column] = found
     if not rows:
         return d.Labels(())
