@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -132,6 +132,52 @@ def test_everything_outside_the_plan_survives(tmp_path: Path, *, validation: boo
     before = [p.SerializeToString() for p in model.metadata_props if p.key != "names"]
     after = [p.SerializeToString() for p in new.metadata_props]
     assert [p for p in after if p in before] == before
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "reference": {"external_data": "reference"},
+    "copy": {"external_data": "copy"},
+    "inline": {"external_data": "inline"},
+    "exact": {"scores": "exact"},
+    "growing": {"keep": "dog,hen,drone=new"},
+    "merging": {"keep": "dog,pet=cat|hen", "scores": "exact"},
+    "reordered": {},
+}
+
+
+def about(tensor: TensorProto) -> bytes:
+    """A tensor without its data and where they lie."""
+    bare = TensorProto.FromString(tensor.SerializeToString())
+    for name in ("raw_data", "float_data", "int64_data", "external_data", "data_location"):
+        bare.ClearField(name)
+    return bytes(bare.SerializeToString())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_everything_survives_on_every_way(tmp_path: Path, way: str) -> None:
+    told = {"keep": KEEP, **WAYS[way]}
+    model, path = full(), tmp_path / "a.onnx"
+    if "external_data" in told:
+        onnx.save(model, path, save_as_external_data=True, location="a.data", size_threshold=0)
+        model = onnx.load(path, load_external_data=False)
+    elif way == "reordered":
+        nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes[::-1])
+        onnx.save(model, path)
+    else:
+        onnx.save(model, path)
+    hc.cut(path, output=tmp_path / "b.onnx", validation=False, **told)
+    new = onnx.load(tmp_path / "b.onnx", load_external_data=False)
+    touched = {"graph.node"} if way in {"exact", "merging", "growing", "reordered"} else set()
+    assert differing(model, new) <= CHANGED | touched
+    kept = {n.output[0]: n for n in new.graph.node}
+    same = [n.output[0] for n in model.graph.node if kept.get(n.output[0]) == n]
+    assert {"stem", "down", "level0", "box0", "box1"} <= set(same)
+    tensors = {t.name: t for t in new.graph.initializer}
+    for tensor in model.graph.initializer:
+        if tensor.name in {"nobody reads this", "stem_w", "down_w", "box0_w", "box1_w"}:
+            assert about(tensor) == about(tensors[tensor.name])
 
 
 def test_what_belongs_to_a_changed_weight_stays_with_it(tmp_path: Path) -> None:
