@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from patterns import FLAT, LIMITS, OUTPUTS, PLAIN, Pattern, front, graph, pictures, run
+from patterns import (
+    FLAT,
+    GATHER,
+    LIMITS,
+    OUTPUTS,
+    PLAIN,
+    SHAPED,
+    Pattern,
+    branches,
+    front,
+    graph,
+    pictures,
+    run,
+)
 
 import onnx_headcut as hc
 from onnx_headcut.rules import beside, companions, counts
+from onnx_headcut.rules import branches as joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +210,22 @@ BESIDE: dict[str, tuple[str, Callable[[], Pattern]]] = {
         lambda: tiny("float[96] scores, float[96,4] boxes", FLAT + COPIES,
                      ", int64[1] line = {-1}, int64[3] to_each = {16,6,4}, int64[2] rows = {-1,4}"),
     ),
+    "a branch's scores times its class's number": (
+        "Concat",
+        lambda: branches(GATHER.replace("s_@", "plain_@") + """
+      weight_@ = Constant <value = float {@.0}> ()
+      s_@ = Mul (plain_@, weight_@)""", SHAPED),
+    ),
+    "a branch's scores and its class's number": (
+        "Concat",
+        lambda: branches(GATHER.replace("s_@", "plain_@") + """
+      more_@ = Constant <value = float {@.0}> ()
+      s_@ = Add (plain_@, more_@)""", SHAPED),
+    ),
+    "a branch's label, negated": (
+        "Concat",
+        lambda: branches(GATHER, SHAPED.replace("l_@", "number_@") + "\n l_@ = Neg (number_@)"),
+    ),
     "a code of each class as an output": (
         "Identity",
         lambda: tiny("float[16,6] scores, int64[6] codes",
@@ -236,7 +266,8 @@ def test_keeping_all_of_it_is_no_change(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_validation_sees_it_without_the_rules(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, function in ((counts, "refuse_changed"), (counts, "check_bodies"),
-                             (beside, "refuse_values"), (companions, "check")):  # fmt: skip
+                             (beside, "refuse_values"), (companions, "check"),
+                             (joined, "_refuse_others")):  # fmt: skip
         monkeypatch.setattr(module, function, lambda *_: None)
     try:
         cut = hc.cut(CASES[name][1]().model(), [4, 1, 3], background=0, provider="cpu")

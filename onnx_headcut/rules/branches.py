@@ -19,6 +19,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
+from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.trace import Outcome
 
@@ -48,12 +49,30 @@ def join(view: View) -> Outcome:
     ids, static = ids_of(view)
     patterns = {c: pattern(view.scope, n) for c, n in branches.items()}
     columns = _columns(view, patterns, numbers, ids, line=static and view.rank(0) == 1)
+    _refuse_others(view, numbers, patterns)
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if columns is not None:
         if len(columns) == 1:
             return Outcome([columns[0]], edits)
         return Outcome([Columns(view.rank(0) - 1, columns)], edits)
     return Outcome([Labels(axis, ids) if static else Rows()], edits)
+
+
+def _refuse_others(
+    view: View,
+    numbers: list[LabelConstant],
+    patterns: dict[int, tuple[Origin | None, ...] | None],
+) -> None:
+    """Refuse constants that differ as class numbers do, and are no label that is filled in."""
+    labels = {origin for p in patterns.values() for origin in p or ()}
+    for number in numbers:
+        if number.edits and labels.isdisjoint(number.places):
+            view.refuse(
+                "a constant in its branches is each class's number, and is reckoned with: whether it "
+                "says the class is not known",
+                "let each branch fill in its label (ConstantOfShape, Expand), or export scores as they "
+                "are, and choose detections outside the graph",
+            )
 
 
 def ordered(view: View) -> tuple[int, ...]:
@@ -248,7 +267,10 @@ def pattern(scope: Scope, name: str, depth: int = 0) -> tuple[Origin | None, ...
         if rank and attributes(node)["axis"] % rank == rank - 1 and rank > 1:
             return _beside(scope, node, depth)
         return pattern(scope, node.input[0], depth + 1)
-    for k in _operands(scope, node):
+    operands = _operands(scope, node)
+    if len(operands) > 1 and not all(is_filled(scope, node.input[k]) for k in set(operands)):
+        return None  # what is found in the picture is added to it, or stands among it
+    for k in operands:
         if _is_own(scope, node.input[k]):
             return ((place, k),)
         found = pattern(scope, node.input[k], depth + 1)
@@ -264,6 +286,32 @@ def _operands(scope: Scope, node: onnx.NodeProto) -> list[int]:
     if node.op_type == "Where":
         return [1, 2]
     return [0] if node.op_type in ROW_OPS else []
+
+
+def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
+    """Whether all values of a tensor are stored numbers, whatever the picture; its size may follow."""
+    if is_fixed(scope, name):
+        return True
+    maker = scope.home(name)
+    if maker is None or depth > 64:
+        return False
+    scope, at = maker
+    node = scope.graph.node[at]
+    if node.op_type == "ConstantOfShape":
+        return True
+    if node.op_type == "If":
+        j = list(node.output).index(name)
+        bodies = [scope.children[at, k] for k in range(2)]
+        return all(is_filled(b, b.graph.output[j].name, depth + 1) for b in bodies)
+    if node.op_type == "Where":
+        read = list(node.input[1:])
+    elif node.op_type in ROW_OPS:
+        read = [node.input[0], *(node.input[2:3] if node.op_type == "Pad" else ())]
+    elif node.op_type in {*UNARY, *BROADCASTING, "Concat"}:
+        read = list(node.input)
+    else:
+        return False
+    return all(is_filled(scope, n, depth + 1) for n in read if n)
 
 
 def _is_own(scope: Scope, name: str) -> bool:
