@@ -22,8 +22,8 @@ PAGE = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="u
 COMMANDS = {
     "inspect": ["inspect", "coco.onnx"],
     "cut": ["cut", "coco.onnx", "--keep", "fox,cat", "--output", "o.onnx", "--provider", "cpu"],
-    "map": ["cut", "coco.onnx", "--keep", "pet=cat|dog,new=new,bird=new(copy hen),fox", "--output", "m.onnx",
-            "--provider", "cpu"],
+    "map": ["cut", "coco.onnx", "--keep", "pet=cat|dog,new=new,bird=new(copy hen),fox",
+            "--output", "m.onnx", "--provider", "cpu"],
     "exact": ["cut", "coco.onnx", "--keep", "cat", "--output", "x.onnx", "--scores", "exact",
               "--provider", "cpu"],
     "recipe": ["cut", "--recipe", "headcut.toml", "--dry-run"],
