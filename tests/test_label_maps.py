@@ -21,6 +21,7 @@ OUTPUTS = {
         WHICH + "\nscores = Identity (probs)",
     ),
 }
+PLACES = "\n places = OneHot <axis = 2> (which, count, off_on)"
 ACTIVATIONS = ["Sigmoid", "Softmax <axis = 2>"]
 
 
@@ -66,6 +67,32 @@ def test_labels_that_say_other_classes_fail(outputs: str, activation: str) -> No
     found = verdict(source, cut, KEEP)
 
     assert found.status == "failed", found.reasons
+
+
+def with_places(activation: str) -> onnx.ModelProto:
+    """The best class by its place, as an output."""
+    weights, start, _ = front()
+    weights += ", int64 count = {6}, float[2] off_on = {0.0, 1.0}"
+    start += f"\n probs = {activation} (logits)\n{WHICH}\n{BEST}{PLACES}\n boxes = Identity (rects)\n"
+    outputs = "float[1,16,K] places, float[1,16] best, float[1,16,4] boxes"
+    return onnx.ModelProto.FromString(made(graph(outputs, weights, start), 0))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_places_of_classes(activation: str) -> None:
+    source = with_places(activation)
+    cut = cut_of(source, KEEP)
+
+    assert verdict(source, cut, KEEP).status == "passed"
+
+    maker = next(n for n in cut.graph.node if "places" in n.output)
+    maker.output[0] = "right"
+    cut.graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 1]), "mistaken"))
+    at = list(cut.graph.node).index(maker) + 1
+    swap = helper.make_node("Gather", ["right", "mistaken"], ["places"], axis=2)
+    cut.graph.node.insert(at, swap)
+
+    assert verdict(source, cut, KEEP).status == "failed"
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)

@@ -407,6 +407,25 @@ class Pair:
         return before, after
 
 
+    def singled(self, name: str) -> tuple[probe.Meaning | None, probe.Meaning | None]:
+        """Probe both models for the places of classes in an output that says the best one's."""
+        count = len(self.original.sites)
+        before = probe.singled(
+            lambda pattern: self.run_original([pattern] * count), name, self.columns, masked=self.never
+        )
+        if before is None:
+            return None, None
+        after = probe.singled(
+            lambda pattern: guard(
+                lambda: self.cut.run(self.cut_state, self._felt([pattern] * count), 0.0)
+            ),
+            name,
+            self.columns,
+            masked=self.never if self.columns.extra else None,
+        )
+        return before, after
+
+
 def guard(work: Callable[[], T]) -> T:
     """Turn an error of the cut model into a finding."""
     try:

@@ -115,6 +115,42 @@ def meanings(
     return result
 
 
+MOST_SINGLED = 128
+"""Columns that are excited one by one, at most."""
+
+
+def singled(
+    run: Callable[[Array], Values], name: str, columns: Columns, *, masked: float | None
+) -> Meaning | None:
+    """Find the meaning of an output that says a best class by its place, as a OneHot does.
+
+    Of scores that rise together only one is the best, so each column rises alone. None where that
+    does not show a place for each class, or takes too many runs.
+    """
+    kept = list(columns.order)
+    dropped = [c for c in columns.dropped if c < columns.total] if masked is not None else []
+    if len(kept) < 2 or len(kept) + len(dropped) > MOST_SINGLED:
+        return None
+    arrays = []
+    for column in [*kept, *dropped]:
+        pattern = columns.pattern(-_CODE)
+        if masked is not None and column in kept:
+            pattern[..., list(columns.dropped)] = masked
+        pattern[..., column] = _CODE
+        arrays.append(run(pattern)[name])
+    if len({array.shape for array in arrays}) > 1:
+        return None
+    stack = np.stack(arrays).astype(np.float64)
+    top, others = stack.argmax(0), np.sort(stack, axis=0)
+    rises = others[-1] > others[0]
+    if (others[-2] != others[0]).any() or not rises.any():
+        return None
+    labels = np.array(kept + [DROPPED] * len(dropped))
+    elements = np.where(rises, labels[top], NONE)
+    found = {axis: ids for axis in range(elements.ndim) for ids in [_along(elements, axis)] if ids}
+    return Meaning("dense", arrays[0].shape, tuple(found), found) if found else None
+
+
 def _coded_runs(
     run: Callable[[Array], Values], columns: Columns, masked: float | None
 ) -> list[tuple[Values, Values]]:

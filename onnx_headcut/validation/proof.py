@@ -267,7 +267,10 @@ class _Proof:
         layout = Layout(self.ledger, self.columns, precision, pair.steps())
         for name in pair.original.outputs:
             if name in flow.chosen:
-                layout.add_chosen(name, before[name], after[name])
+                shapes = before[name].shape, after[name].shape
+                one = len(shapes[0]) == len(shapes[1]) and shapes[0] != shapes[1]
+                said = pair.singled(name) if one and before[name].kind == "rows" else (None, None)
+                layout.add_chosen(name, said[0] or before[name], said[1] or after[name])
             elif name in before:
                 layout.add(name, before[name], after[name])
             else:
