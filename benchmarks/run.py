@@ -2,6 +2,7 @@
 
 * files: `cut --no-validate` of a 143 MB SSD300 against bare `onnx.load` + `onnx.save`, whole
   processes in random turns; the same of a 2 GB model with external data, made on the fly.
+* single: the same of one file of 1.9 GB, near the limit of a protobuf.
 * peers: what a user would run instead (onnxslim, onnxsim, onnx-graphsurgeon), each a round trip of
   the same file, where it is installed: `pip install onnxslim onnxsim onnx-graphsurgeon` in an
   environment of its own, and name its interpreter with --peers PYTHON.
@@ -132,6 +133,20 @@ def files(folder: Path, turns: int) -> list[Row]:
     return rows + _relative(f"SSD300 with {data:.1f} GB beside it", found)
 
 
+def single(folder: Path, turns: int) -> list[Row]:
+    """Compare a cut with load + save of one file as large as a protobuf may be."""
+    path, out = make_big(folder / "big", 1_750_000_000), str(folder / "out.onnx")
+    one = folder / "one.onnx"
+    code = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, str(path), str(one)], check=True)
+    (folder / "big" / "w").unlink()
+    commands = {
+        "onnx.load + onnx.save": [sys.executable, "-c", LOAD_SAVE, str(one), out],
+        "onnx-headcut cut --no-validate": [*cutter("--output", out), str(one)],
+    }
+    return _relative(f"SSD300, {one.stat().st_size / 1e9:.1f} GB", in_turns(commands, turns))
+
+
 _BIG_LOAD_SAVE = (
     "import os, sys, onnx; "
     "os.path.exists(sys.argv[2] + '.w') and os.remove(sys.argv[2] + '.w'); "
@@ -140,14 +155,14 @@ _BIG_LOAD_SAVE = (
 )
 
 
-def make_big(folder: Path) -> Path:
-    """Save the SSD with its weights beside it, and a layer of 1.9 GB."""
+def make_big(folder: Path, size: int = 1_900_000_000) -> Path:
+    """Save the SSD with its weights beside it, and a layer of ``size`` bytes."""
     folder.mkdir()
     model = skeleton.load_pair(SSD)[0]
     path = folder / "big.onnx"
     onnx.save(model, path, save_as_external_data=True, location="w")
     model = onnx.load(path, load_external_data=False)
-    rows = 1_900_000_000 // 4000
+    rows = size // 4000
     data = folder / "w"
     start = data.stat().st_size
     with data.open("ab") as file:
@@ -272,7 +287,7 @@ def machine() -> str:
 def main() -> None:
     """Run what is asked for; parts that are left out keep their last results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--only", default="files,peers,recipe,help,latency")
+    parser.add_argument("--only", default="files,single,peers,recipe,help,latency")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=10, help="for each pair's latency")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
@@ -280,6 +295,7 @@ def main() -> None:
     head = ("what", "by", "seconds", "relative", "peak MB", "relative")
     parts: dict[str, Any] = {
         "files": lambda to: table("Files", head, files(to, options.turns)),
+        "single": lambda to: table("One file of 1.9 GB", head, single(to, max(options.turns // 2, 1))),
         "peers": lambda to: table("Peers", head, peers(to, options.peers, max(options.turns // 3, 1))),
         "recipe": lambda to: table(
             "Recipe of 20 variants of the shapes detector, validated",
