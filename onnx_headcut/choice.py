@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING, NoReturn
 
-from onnx_headcut.errors import GraphRefused, UsageError
+from onnx_headcut.errors import GraphRefused, NoHead, UsageError
 from onnx_headcut.groups import boxes_among, describe, loses_its_columns, name_of
 from onnx_headcut.pull import pull
 
@@ -67,7 +67,8 @@ class Choice:
             if named or (found and (self.count is None or kind == "softmax")):
                 return self._checked(kind, self._one_size(kind, named or found), named=bool(named))
         listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
-        raise GraphRefused(
+        refused = GraphRefused if self.groups else NoHead
+        raise refused(
             f"no class scores were found; columns seen behind candidate heads: {listing}",
             advice=self._shared_advice()
             or "name the class layers with --head NODE, or give names with --labels",
@@ -164,7 +165,7 @@ class Choice:
         missing = wanted - frozenset().union(*(g.leaves for g in chosen))
         if missing:
             names = [name_of(self.flow, k) for k in sorted(missing)]
-            raise GraphRefused(
+            raise NoHead(
                 f"no class axis was found behind {', '.join(names)}",
                 advice="name the layers whose outputs are the class scores",
             )

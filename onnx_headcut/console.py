@@ -119,6 +119,7 @@ def describe(error: BaseException) -> Failure:
     if isinstance(error, HeadcutError):
         details: dict[str, Any] = {}
         if isinstance(error, GraphRefused):
+            kind = GraphRefused.__name__
             details = {"node": error.node, "op": error.op, "path": list(error.path)}
         return Failure(kind, error.what, error.exit_code, error.advice, details)
     if hasattr(error, "format_message"):  # the class is Typer's or click's, by version

@@ -68,6 +68,10 @@ class GraphRefused(HeadcutError):
         super().__init__(f"{where}{what}{route}", advice=advice)
 
 
+class NoHead(GraphRefused):
+    """Nothing in the graph makes class scores, or not what is named; it may be no detector."""
+
+
 class CallReached(GraphRefused):
     """Class scores reach calls of local functions, at ``places``; they can be inlined."""
 

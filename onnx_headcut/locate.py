@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.choice import Choice
-from onnx_headcut.errors import GraphRefused
+from onnx_headcut.errors import GraphRefused, NoHead
 from onnx_headcut.groups import (
     describe,
     ends,
@@ -72,7 +72,7 @@ def locate(
     flow = Flow(analysis.main, analysis.interpreter)
     flow.run()
     if not flow.leaves:
-        raise GraphRefused(
+        raise NoHead(
             "no head was found: no Conv, Gemm or MatMul with stored weights leads to scores",
             advice="if the model is a detector, name its class layers with --head NODE",
         )

@@ -158,9 +158,13 @@ def test_a_model_without_a_head_has_none(tmp_path: Path) -> None:
 def test_channels_that_nothing_splits_are_as_the_policy_says(tmp_path: Path) -> None:
     _, model = exported.load_pair("efficientdet_maps_ts11")
     onnx.save(model, tmp_path / "m.onnx")
-    assert "anchors and classes" in broken(checked(tmp_path / "m.onnx", {}))["head"]
+    report = checked(tmp_path / "m.onnx", {})
+    assert "anchors and classes" in broken(report)["head-clear"]
+    assert report.exit_code == 0, "a model that is not clear is not broken"
+    demanded = checked(tmp_path / "m.onnx", {"classes": {"none_of": ["knife"]}})
+    assert demanded.exit_code == 1, "what a policy demands must be told"
     said = {"model": {"layout": "anchors=9", "background": "none"}}
-    assert "head" not in broken(checked(tmp_path / "m.onnx", said))
+    assert "head-clear" not in broken(checked(tmp_path / "m.onnx", said))
 
 
 def test_a_level_that_was_never_trained_is_no_mistake(tmp_path: Path) -> None:

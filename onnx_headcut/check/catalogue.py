@@ -74,10 +74,15 @@ _RULES = (
         why="onnxruntime refuses files of an IR version that it does not know.",
     ),
     Rule(
-        "head", "error", "The head is found: some layers make class scores.",
-        "Say which layers they are, or how anchors and classes share channels: heads or layout in the "
-        "policy's [model] table.",
+        "head", "error", "There is a head: some layers may make class scores.",
+        "Say which layers they are: heads in the policy's [model] table.",
         why="Without it, nothing can be said of classes. Not every ONNX model is a detector.",
+    ),
+    Rule(
+        "head-clear", "warning",
+        "Which columns are the classes is clear, and where they go can be followed to the outputs.",
+        "Say what the graph does not: labels, heads or layout in the policy's [model] table.",
+        why="Raw maps do not show what their columns are; rules of classes are not tested on them.",
     ),
     Rule(
         "head-finite", "error", "All weights of the head are finite numbers.",

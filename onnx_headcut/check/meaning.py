@@ -13,7 +13,7 @@ from onnx_headcut.check.subject import Finding, NotTested
 from onnx_headcut.check.table import tests
 from onnx_headcut.classes import find_names, read_cut_metadata
 from onnx_headcut.classes.names import names_in_metadata
-from onnx_headcut.errors import HeadcutError, UsageError
+from onnx_headcut.errors import HeadcutError, NoHead, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,14 @@ T = TypeVar("T")
 @tests("head")
 def _head(subject: Subject, _: dict[str, Any]) -> Iterator[Finding]:
     error = subject.complaint
-    if error is not None and not isinstance(error, UsageError):
+    if isinstance(error, NoHead):
+        yield error.what, error.node
+
+
+@tests("head-clear")
+def _clear(subject: Subject, _: dict[str, Any]) -> Iterator[Finding]:
+    error = subject.complaint
+    if error is not None and not isinstance(error, NoHead | UsageError):
         yield error.what, getattr(error, "node", "")
 
 
@@ -133,7 +140,11 @@ def _names_agree(subject: Subject, _: dict[str, Any]) -> Iterator[Finding]:
 
 @tests("classes")
 def _wanted_classes(subject: Subject, wanted: dict[str, Any]) -> Iterator[Finding]:
-    classes = subject.known.classes
+    try:
+        classes = subject.known.classes
+    except NotTested as reason:  # what a policy demands is not met by what nobody can tell
+        yield str(reason), ""
+        return
     if not classes.names:
         yield "the classes have no names", ""
         return

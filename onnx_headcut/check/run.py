@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from onnx_headcut.check.policy import Chosen, Policy
 
 _HOMES = {"runs": "running", "providers": "running"} | dict.fromkeys(
-    ["head", "head-finite", "head-dead", "head-duplicate", "names", "names-agree", "classes",
-     "recipe"], "meaning",
+    ["head", "head-clear", "head-finite", "head-dead", "head-duplicate", "names", "names-agree",
+     "classes", "recipe"], "meaning",
 )  # fmt: skip
 
 
