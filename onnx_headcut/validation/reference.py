@@ -331,7 +331,7 @@ def _check_site(site: Site, scores: object) -> None:
         kind = getattr(scores, "dtype", type(scores).__name__)
         raise GraphRefused(
             f"class scores {site.value!r} are of type {kind}: validation can mask classes in"
-            f" {', '.join(NEVER)} only",
+            f" {', '.join(sorted(NEVER))} only",
             advice="Validate the float model that this one was quantized from, or cut with "
             "--no-validate.",
         )
