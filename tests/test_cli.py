@@ -552,3 +552,19 @@ def test_what_is_not_needed_is_not_imported(
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "typer" in imported
     assert not {name for name in imported if name.partition(".")[0] in heavy}
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_told_as_later() -> None:
+    interrupting = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'onnx_headcut.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from onnx_headcut.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting], capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
