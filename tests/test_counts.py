@@ -284,6 +284,16 @@ FOLLOWING: dict[str, tuple[str, str]] = {
         "length = Unsqueeze (all, c0)\n to = Concat <axis = 0> (c1, length)\n"
         "scores = Reshape (probs, to)"),
     ),
+    "a shape of what is found and of classes": (
+        "float[L,K] scores",
+        (
+            "best = ReduceMax <axes = [2], keepdims = 0> (probs)\n"
+            "five = Constant <value = int64[1] {5}> ()\n top, index = TopK (best, five)\n"
+            "at = Squeeze (index, c0)\n table = Squeeze (probs, c0)\n picked = Gather (table, at)\n"
+            "rows = Shape (at)\n columns = Unsqueeze (count, c0)\n"
+            "to = Concat <axis = 0> (rows, columns)\n scores = Reshape (picked, to)"
+        ),
+    ),
     "all candidates": (
         "float[1,16,K] scores",
         "all = Unsqueeze (count, c0)\n scores, index = TopK (probs, all)",
@@ -304,7 +314,7 @@ def test_where_it_says_how_much_there_is_it_follows(name: str) -> None:
     cut = hc.cut(pattern.model(), [1, 3], validation=False, background=0).model
 
     for feeds in pictures():
-        wanted = run(pattern.masked([1, 3]), feeds)[0].reshape(1, 16, 6)
+        wanted = run(pattern.masked([1, 3]), feeds)[0].reshape(-1, 6)
         wanted = wanted[..., :3] if name == "all candidates" else wanted[..., [0, 1, 3]]
         got = run(cut, feeds)[0].reshape(wanted.shape)
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)

@@ -105,18 +105,21 @@ def is_filler(view: View, i: int) -> bool:
 
 
 def is_index(view: View) -> bool:
-    """Whether integers are multiplied and added, as for an index over places and classes.
+    """Whether integers are multiplied, added or listed, as for an index or a shape.
 
     What comes out is looked at where it is read by (`indexing.flat_index`), and may go nowhere else.
     """
-    if view.op not in {"Add", "Mul", "Sub"} or any(isinstance(m, Whole) for m in view.marks):
+    if view.op == "Concat":
+        if not all(m is None or isinstance(m, Rows) for m in view.marks):
+            return False
+    elif view.op not in {"Add", "Mul", "Sub"} or any(isinstance(m, Whole) for m in view.marks):
         return False
     return all(f.elem_type in INTEGERS for f in view.old)
 
 
 def entered(view: View, marks: Sequence[Mark | None]) -> Sequence[Mark | None]:
     """Marks of a node's outputs, of which the class count has entered those that may be an index."""
-    if not is_index(view) or not any(True for _ in changed(view)):
+    if not is_index(view) or all(is_filler(view, i) for i in changed(view)):
         return marks
     name = view.node.output[0]
     return [replace(m, apart=name) if isinstance(m, Rows) else m for m in marks]
