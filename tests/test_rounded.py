@@ -142,3 +142,27 @@ def test_scores_rounded_to_nothing_are_no_failure() -> None:
 
     assert not ledger.failures
     assert "rounded to nothing" in ledger.doubts[0]
+
+
+def test_logits_that_are_rounded_do_not_fail_a_right_cut() -> None:
+    """A quantizer before the activation makes them, too: ArgMax then takes the first of its order."""
+    name = "argmax_over_classes"
+    model = rounded(name, STEPS["255"])
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, np.float32), "l_step"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "l_zero"))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type == "Conv":
+            value, node.output[0] = node.output[0], f"{node.output[0]}_raw"
+            for op, one, other in (
+                ("QuantizeLinear", f"{value}_raw", f"{value}_l"),
+                ("DequantizeLinear", f"{value}_l", value),
+            ):
+                nodes.append(helper.make_node(op, [one, "l_step", "l_zero"], [other], name=other))
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    reverse = PATTERNS[name]().foreground[::-1]
+    found = verdict(name, model, cut_of(name, model, reverse), reverse)
+    assert found.status == "passed", found.reasons
