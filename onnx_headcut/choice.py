@@ -67,11 +67,15 @@ class Choice:
             if named or (found and (self.count is None or kind == "softmax")):
                 return self._checked(kind, self._one_size(kind, named or found), named=bool(named))
         listing = "; ".join(describe(self.flow, g) for g in self.groups) or "none"
+        what = "no class scores were found"
+        advice = "name the class layers with --head NODE, or give names with --labels"
+        if self.count is not None and self.groups:
+            what = f"no columns go with {self.count} class names, nor with these and a background"
+            advice = "give names that fit with --labels, or --labels none to go by ids"
         refused = GraphRefused if self.groups else NoHead
         raise refused(
-            f"no class scores were found; columns seen behind candidate heads: {listing}",
-            advice=self._shared_advice()
-            or "name the class layers with --head NODE, or give names with --labels",
+            f"{what}; columns seen behind candidate heads: {listing}",
+            advice=self._shared_advice() or advice,
         )
 
     def _laid_out(self, layout: Layout) -> list[Group]:
@@ -209,7 +213,11 @@ class Choice:
             return [self._without_objectness(kind, g, rest) for g in chosen]
         activated = [g for g in rest if g.kind in {"softmax", "sigmoid"}
                      or loses_its_columns(self.flow, g.value)]  # fmt: skip
-        if kind == "raw" and not all(self._are_boxes_of_others(g) for g in activated):
+        # the centre and the size of a box meet where corners are made of them
+        corners = [g for b in boxes_among(beside) if len(b) > 1
+                   and all(g.kind == "other" for g in b) for g in b]  # fmt: skip
+        rivals = [g for g in activated if g not in corners and not self._are_boxes_of_others(g)]
+        if kind == "raw" and rivals and not self.heads:
             self._refuse([*chosen, *rest])
         for group in chosen:
             if self._may_hold_objectness(group, rest):

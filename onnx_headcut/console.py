@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from onnx_headcut.errors import GraphRefused, HeadcutError
+from onnx_headcut.errors import KINDS, GraphRefused, HeadcutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -117,9 +117,9 @@ def describe(error: BaseException) -> Failure:
     """Say what an exception means to the person at the command line."""
     kind = type(error).__name__
     if isinstance(error, HeadcutError):
+        kind = next(c.__name__ for c in type(error).__mro__ if c.__name__ in KINDS)
         details: dict[str, Any] = {}
         if isinstance(error, GraphRefused):
-            kind = GraphRefused.__name__
             details = {"node": error.node, "op": error.op, "path": list(error.path)}
         return Failure(kind, error.what, error.exit_code, error.advice, details)
     if hasattr(error, "format_message"):  # the class is Typer's or click's, by version

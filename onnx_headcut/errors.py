@@ -99,3 +99,8 @@ class ValidationFailed(HeadcutError):
     """The cut model differs from the reference, or nothing was compared."""
 
     exit_code = 1
+
+
+KINDS = frozenset({"UsageError", "InputError", "GraphRefused", "ProviderError", "ValidationFailed",
+                   "HeadcutError"})  # fmt: skip
+"""Names of the errors that documents tell; what is told apart within the tool goes by its base."""

