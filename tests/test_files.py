@@ -442,6 +442,7 @@ hc.cut({str(beside)!r}, {KEEP!r}, {str(target)!r}, external_data="copy", validat
 DIES = """
 place, left = atomic.Pending.place, [{step}]
 def die():
+    left[0] = -1  # once: who adopts an orphan must not be killed in its parent's place
     me, parent = os.getpid(), os.getppid()
     if {who!r} == "process": os.kill(parent, signal.SIGKILL)
     if {who!r} == "group": os.killpg(os.getpgid(parent), signal.SIGKILL)
