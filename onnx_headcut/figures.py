@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Head:
-    """One head: a node whose output channels are class scores."""
+    """One head: a node whose output channels are class scores; ``weight`` and ``dtype`` are stored."""
 
     node: str
     op: str
@@ -69,8 +69,8 @@ class Inspection:
 
     @property
     def head_parameters(self) -> int:
-        """Parameters of all heads."""
-        return sum(h.parameters for h in self.heads)
+        """Parameters of all heads; what several share counts once."""
+        return sum({h.weight: h.parameters for h in self.heads}.values())
 
     @property
     def head_macs(self) -> int:
@@ -81,7 +81,8 @@ class Inspection:
         """Share of all parameters and multiply-adds that a cut to ``kept`` columns saves (0..1)."""
         share = 1 - kept / self.classes.count
         labelled = [h.anchors * h.classes / h.channels for h in self.heads]
-        parameters = sum(h.parameters * s for h, s in zip(self.heads, labelled, strict=True))
+        once = {h.weight: h.parameters * s for h, s in zip(self.heads, labelled, strict=True)}
+        parameters = sum(once.values())
         macs = sum(h.macs * s for h, s in zip(self.heads, labelled, strict=True))
         return (
             share * parameters / max(self.figures.parameters, 1),
@@ -126,8 +127,8 @@ def _head(analysis: Analysis, i: int, labels: Labels) -> Head:
     scope = analysis.main
     node = scope.graph.node[i]
     weight, bias_name = _stored(scope, simple(node))
-    fact = scope.old(weight)
-    shape = fact.static or ()
+    stored = _root(scope, weight)
+    shape = scope.old(weight).static or ()
     present = labels.ids[labels.ids >= 0]
     bias = scope.old(bias_name).static if bias_name else None
     parameters = int(math.prod(shape)) + (int(math.prod(bias)) if bias else 0)
@@ -135,9 +136,9 @@ def _head(analysis: Analysis, i: int, labels: Labels) -> Head:
     return Head(
         node.name or node.output[0],
         node.op_type,
-        weight,
+        stored,
         shape,
-        helper.tensor_dtype_to_string(fact.elem_type).removeprefix("TensorProto.").lower(),
+        helper.tensor_dtype_to_string(scope.old(stored).elem_type).removeprefix("TensorProto.").lower(),
         len(present) // max(classes, 1),
         classes,
         len(labels.ids),
@@ -150,6 +151,13 @@ def _stored(scope: Scope, node: onnx.NodeProto) -> tuple[str, str]:
     """Names of a plain head's weight and bias ("" where it has none)."""
     first = node.op_type == "MatMul" and node.input[0] in scope.index.initializers
     return str(node.input[0 if first else 1]), str(node.input[2]) if len(node.input) > 2 else ""
+
+
+def _root(scope: Scope, name: str) -> str:
+    """Name of what is stored behind a weight's Casts, Transposes and DequantizeLinears."""
+    while (at := scope.index.producer.get(name)) is not None and scope.graph.node[at].input:
+        name = scope.graph.node[at].input[0]
+    return name
 
 
 def node_macs(node: onnx.NodeProto, fact: Callable[[str], Fact]) -> int:
