@@ -98,6 +98,10 @@ class Choice:
             )
         if len(sizes) > 1 or any(self._alike(a, b) for a, b in combinations(found, 2)):
             self._refuse(found)
+        columns = found[0].size // layout.anchors
+        forgotten = [g for g in whole.values() if g not in found and g.extent % columns == 0]
+        if forgotten and not self.heads:  # a level with another number of anchors
+            self._refuse([*found, *forgotten])
         return found
 
     def _with_boxes(self) -> list[Group]:
@@ -111,8 +115,9 @@ class Choice:
                 "no maps of scores with four columns for each beside them were found, as --layout "
                 "says; seen: " + ("; ".join(describe(self.flow, g) for g in self.groups) or "none"),
             )
-        if len({g.size for g in wanted}) > 1 or len(set(groups)) < len(groups):
-            self._refuse(groups)
+        forgotten = [g for g in self.groups if g not in groups and g.size == groups[0].size]
+        if forgotten or len({g.size for g in wanted}) > 1 or len(set(groups)) < len(groups):
+            self._refuse([*groups, *forgotten])
         self.boxes = [b for _, b in pairs]
         return wanted
 

@@ -515,6 +515,20 @@ def test_maps_that_nothing_splits_are_refused_with_the_words_that_split_them() -
             found(model, layout=odd)
 
 
+def test_a_level_that_a_layout_does_not_fit_is_not_left_behind() -> None:
+    net = Net()
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    three, four = net.conv(net.features, 33, name="three"), net.conv(smaller, 44, name="four")
+    with pytest.raises(hc.GraphRefused, match="four"):
+        found(net.model(three, four), layout="anchors=3,before=5")
+    net = Net()
+    smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
+    whole = [net.conv(net.features, n, name=str(n)) for n in (6, 24)]
+    model = net.model(*whole, net.conv(smaller, 6, name="alone"))
+    with pytest.raises(hc.GraphRefused, match="alone"):
+        found(model, layout="anchors=1,class-boxes")
+
+
 @pytest.mark.parametrize("classes", [3, 4, 5, 8])
 @pytest.mark.parametrize("activation", ["Sigmoid", "Identity"])
 def test_a_box_for_each_class_is_not_left_behind_unsaid(activation: str, classes: int) -> None:
