@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.choice import Choice
+from onnx_headcut.choice import choose
 from onnx_headcut.errors import GraphRefused, NoHead
 from onnx_headcut.groups import (
     describe,
@@ -27,6 +27,7 @@ from onnx_headcut.groups import (
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.provenance import Flow
 from onnx_headcut.pull import pull
+from onnx_headcut.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,27 +79,26 @@ def locate(
         )
     groups = widest(on_sure_axes([g for value in ends(flow) for g in groups_of(flow, value)]))
     groups = read_whole(flow, groups)
-    choice = Choice(analysis, flow, groups, count, heads, layout)
-    chosen = choice.made()
+    seen = Seen(analysis, flow, groups, count, heads, layout)
+    chosen, boxes = choose(seen)
     chosen += selecting(flow, groups, chosen)  # behind the others: the first say the activation
-    return _pull_all(choice, chosen)
+    return _pull_all(seen, chosen, boxes)
 
 
-def _pull_all(choice: Choice, groups: list[Group]) -> Located:
+def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     """Label the columns of each group and pull the labels back to sites and heads."""
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
     fronts: list[Site] = []
     count = groups[0].size
-    analysis = choice.analysis
-    layout = choice.layout
+    analysis, layout = seen.analysis, seen.layout
     if layout is None:
-        pulled = [choice.pulled(g) for g in groups]
+        pulled = [seen.pulled(g) for g in groups]
     else:
         count = layout.classes(count)
         pulled = [pull(analysis, g.value, _laid_out(g, layout)) for g in groups]
         pulled += [pull(analysis, g.value, Labels(g.axis, np.arange(g.extent) // 4))
-                   for g in choice.boxes]  # fmt: skip
+                   for g in boxes]  # fmt: skip
     wider = [w for p in pulled for w in p.wider if layout is None]
     if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
@@ -117,13 +117,13 @@ def _pull_all(choice: Choice, groups: list[Group]) -> Located:
         sites += [s for s in result.sites if s not in sites]
         fronts += [s for s in result.fronts if s not in fronts]
     activation = sites[0].activation
-    if activation == "none" and is_activated_later(choice.flow, sites[0].value):
+    if activation == "none" and is_activated_later(seen.flow, sites[0].value):
         activation = "sigmoid"
     said = "" if layout is None else ", as --layout says"
-    evidence = describe(choice.flow, groups[0]) + said
+    evidence = describe(seen.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
-                   bool(choice.boxes))  # fmt: skip
+                   bool(boxes))  # fmt: skip
 
 
 def _laid_out(group: Group, layout: Layout) -> Labels:
