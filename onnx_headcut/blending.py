@@ -20,13 +20,14 @@ import numpy as np
 from onnx import helper
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import PASSING, is_fixed, is_stored
+from onnx_headcut.demand import PASSING
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import Labels
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.plan import Step
 from onnx_headcut.provenance import MOVING
+from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable

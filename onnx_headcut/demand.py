@@ -15,13 +15,14 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import Fact, attributes
+from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import Trace
 
 PASSING = frozenset({"Identity", "Cast", "CastLike"})
@@ -241,37 +242,6 @@ def _collect(trace: Trace, scope: Scope, maker: int, edits: list[ed.Edit]) -> No
     for edit in edits:
         trace.add(edit, view)
     scope.set_new(view.node, trace.infer_new(view))
-
-
-def is_stored(scope: Scope, name: str) -> bool:
-    """Whether ``name`` is an initializer or a Constant, perhaps behind Identity."""
-    if name in scope.index.initializers:
-        return True
-    node = scope.node_of(name)
-    if node is None:
-        return (
-            scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
-        )
-    if node.op_type == "Identity":
-        return is_stored(scope, node.input[0])
-    return node.op_type == "Constant" and any(a.name == "value" for a in node.attribute)
-
-
-def is_fixed(scope: Scope, name: str) -> bool:
-    """Whether ``name`` depends on nothing but stored tensors and attributes."""
-    todo, seen = [name], set()
-    while todo:
-        value = todo.pop()
-        if not value or value in seen:
-            continue
-        seen.add(value)
-        if is_stored(scope, value):
-            continue
-        node = scope.node_of(value)
-        if node is None or any(a.g.node for a in node.attribute):
-            return False
-        todo += node.input
-    return True
 
 
 def _computed(node: onnx.NodeProto, name: str) -> GraphRefused:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.analysis import Analysis, Scope
+    from onnx_headcut.analysis import Analysis
     from onnx_headcut.classes import Classes
     from onnx_headcut.labels import Labels
     from onnx_headcut.locate import Located
     from onnx_headcut.plan import OutputClasses, Plan
+    from onnx_headcut.scope import Scope
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.analysis import Analysis, Scope
+    from onnx_headcut.analysis import Analysis
     from onnx_headcut.classes.mapping import ClassMap, Merge
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Activation, Ints, Mark
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import View
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
+from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array, Interpreter
+    from onnx_headcut.scope import Scope
 
 MOST_ITERATIONS = 4096
 

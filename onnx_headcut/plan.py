@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.analysis import Analysis, Scope
+    from onnx_headcut.analysis import Analysis
     from onnx_headcut.classes.mapping import ClassMap
     from onnx_headcut.facts import Fact
     from onnx_headcut.front import Front
     from onnx_headcut.locate import Located
+    from onnx_headcut.scope import Scope
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,15 @@ from onnx_headcut.model import captures
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import channel_axis
+from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array, Interpreter
+    from onnx_headcut.scope import Scope
 
 WEIGHTED = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "FusedGemm",
@@ -225,8 +226,6 @@ class Flow:
         return any(map(self._is_stored, form.input[:2])) and not self._is_expectation(form)
 
     def _is_stored(self, name: str) -> bool:
-        from onnx_headcut.demand import is_fixed  # noqa: PLC0415  it imports the engine
-
         return is_fixed(self.scope, name)
 
     def _is_hidden(self, name: str, hidden: dict[str, bool]) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.classes.record import fronts_of
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.errors import CallReached, GraphRefused
 from onnx_headcut.front import behind
 from onnx_headcut.labels import NONE, Labels, Site
@@ -25,6 +24,7 @@ from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
 from onnx_headcut.rules.movement import varying
 from onnx_headcut.rules.scores import POOLING
+from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     import onnx

@@ -20,7 +20,7 @@ from onnx import helper
 from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
-from onnx_headcut.analysis import FINDING, same_fact, with_rows
+from onnx_headcut.analysis import FINDING, with_rows
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
 from onnx_headcut.front import RENORMALIZED
@@ -37,12 +37,13 @@ from onnx_headcut.labels import (
 )
 from onnx_headcut.model import captures
 from onnx_headcut.rivals import rivalry
+from onnx_headcut.scope import is_fixed, same_fact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.front import Front
+    from onnx_headcut.scope import Scope
 
 GENERIC_ADVICE = (
     "please report the model's exporter and this line; until a rule exists, cut a model exported "
@@ -241,8 +242,6 @@ class Trace:
 
     def _check_constants(self, view: View, facts: Sequence[Fact]) -> None:
         """Refuse where a constant that one node needs changed decides what another makes."""
-        from onnx_headcut.demand import is_fixed  # noqa: PLC0415  imports this module
-
         if view.place in self.visited:
             before = self.visited[view.place]
             late = any(m is None and not same_fact(n, b)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import Fact, attributes
 from onnx_headcut.iterations import scanned
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, PerIteration, Rows
@@ -19,6 +18,7 @@ from onnx_headcut.rules.iterated import all_classes, classes_of, decide_conditio
 from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.movement import PicksByIteration
 from onnx_headcut.rules.stacked import joined
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.trace import View
 
 if TYPE_CHECKING:

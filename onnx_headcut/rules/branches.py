@@ -16,19 +16,19 @@ import numpy as np
 import onnx
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints, Mark
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import View
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import is_fixed, is_stored
 from onnx_headcut.labels import (
     NONE,
     Columns,
@@ -32,6 +31,7 @@ from onnx_headcut.rules.deciding import commit, possible
 from onnx_headcut.rules.elementwise import UNARY
 from onnx_headcut.rules.iterated import lookup_of, table_choices
 from onnx_headcut.rules.stacked import joined
+from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.labels import Columns, Lookup, Mark, Rows
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import decide, is_free
@@ -14,6 +13,7 @@ from onnx_headcut.rules.indexing import ids_along
 from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
 from onnx_headcut.rules.moved import plainly
 from onnx_headcut.rules.options import period_of
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:

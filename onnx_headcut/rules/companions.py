@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Labels
 from onnx_headcut.rules.beside import says_classes
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.rules.movement import RULES as MOVING
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.trace import View
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import Trace
 
 LIMIT = 1 << 23

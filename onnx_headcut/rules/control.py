@@ -16,7 +16,7 @@ from onnx_headcut.trace import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.analysis import Scope
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import View
 
 OPS = frozenset({"If", "Loop", "Scan"})

@@ -22,9 +22,9 @@ from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Fact
     from onnx_headcut.labels import Mark
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import View
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.labels import NONE, Labels
+from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     from onnx_headcut import edits as ed

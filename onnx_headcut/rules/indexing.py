@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import is_fixed, select
+from onnx_headcut.demand import select
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import commit, decide, is_free, is_position, offset_of, possible
 from onnx_headcut.rules.joining import picked
 from onnx_headcut.rules.options import counted, merge_options
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.trace import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut.analysis import Scope
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
+    from onnx_headcut.scope import Scope
     from onnx_headcut.trace import View
 
 

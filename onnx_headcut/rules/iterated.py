@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.demand import is_fixed
 from onnx_headcut.facts import Fact
 from onnx_headcut.labels import (
     IteratedOption,
@@ -31,6 +30,7 @@ from onnx_headcut.labels import (
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.deciding import commit, offset_of, possible
 from onnx_headcut.rules.options import MOST_OPTIONS, counted
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.trace import Outcome, edited
 
 if TYPE_CHECKING:
