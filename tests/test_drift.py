@@ -49,10 +49,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels, boxes, labels = picture(seed)
         Image.fromarray(pixels).save(folder / f"{seed:02}.png")
         images.append({"id": seed, "file_name": f"{seed:02}.png", "width": 128, "height": 128})
-        objects += [
-            {"image_id": seed, "category_id": int(k), "bbox": [x0, y0, x1 - x0, y1 - y0]}
-            for (x0, y0, x1, y1), k in zip(boxes.tolist(), labels.tolist(), strict=True)
-        ]
+        for (x0, y0, x1, y1), k in zip(boxes.tolist(), labels.tolist(), strict=True):
+            at = {"id": len(objects) + 1, "image_id": seed, "category_id": int(k)}
+            objects.append(at | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
     categories = [{"id": k, "name": name} for k, name in enumerate(NAMES) if k]
     data = {"images": images, "annotations": objects, "categories": categories}
     (folder / "objects.json").write_text(json.dumps(data))
@@ -273,9 +272,13 @@ def test_pairs_are_of_one_class_and_place() -> None:
     assert found.gained == found.on_dropped == (1, 2)
 
 
-def objects(*boxes: Sequence[float], crowd: Sequence[bool] = ()) -> list[Any]:
+def annotated(*boxes: Sequence[float], crowd: Sequence[bool] = ()) -> list[precision.Annotated]:
+    """Cats at corners in fractions of a picture of 100 by 100 pixels."""
     flags = [*crowd, *[False] * (len(boxes) - len(crowd))]
-    return [("cat", np.array(box), flag) for box, flag in zip(boxes, flags, strict=True)]
+    return [
+        precision.Annotated("cat", [100 * v for v in (x0, y0, x1 - x0, y1 - y0)], flag)
+        for (x0, y0, x1, y1), flag in zip(boxes, flags, strict=True)
+    ]
 
 
 def found_at(*rows: tuple[float, Sequence[float]]) -> Detections:
@@ -283,77 +286,96 @@ def found_at(*rows: tuple[float, Sequence[float]]) -> Detections:
     return Detections(boxes, np.ones(len(rows), np.int64), np.array([s for s, _ in rows]))
 
 
+def truth_of(**objects: list[precision.Annotated]) -> precision.Truth:
+    return precision.Truth(dict.fromkeys(objects, (100.0, 100.0)), objects)
+
+
 def test_average_precision_by_hand() -> None:
-    box, other = [0.0, 0, 1, 1], [5.0, 5, 6, 6]
-    truth = precision.Truth({"a": objects(box), "b": objects(box)})
+    box, other = [0.0, 0, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9]
+    truth = truth_of(a=annotated(box), b=annotated(box))
 
     def at_half(**found: Detections) -> float | None:
-        return precision.of_class(found, truth, 1, {"cat"})[0]
+        return precision.of_columns(found, truth, {1: {"cat"}})[1][0]
 
-    assert at_half(a=found_at((0.9, box)), b=found_at((0.8, box))) == 1
+    assert at_half(a=found_at((0.9, box)), b=found_at((0.8, box))) == pytest.approx(1)
     wrong_first = found_at((0.9, other), (0.8, box), (0.7, box))
     assert at_half(a=wrong_first, b=found_at()) == pytest.approx(0.5 * 51 / 101)
     assert at_half(a=found_at(), b=found_at()) == 0
-    assert precision.of_class({"a": found_at((0.9, box))}, truth, 1, {"dog"}) == (None, None)
-    crowded = precision.Truth({"a": objects(box, other, crowd=[False, True])})
-    inside = {"a": found_at((0.9, [5.2, 5.2, 5.4, 5.4]), (0.8, box))}
-    assert precision.of_class(inside, crowded, 1, "cat") == (1, 1)
+    # Half of its side is shared: right at 0.5, wrong from 0.55 on.
+    near = {"a": found_at((0.9, [0, 0, 0.2, 0.11])), "b": found_at((0.9, [0, 0, 0.2, 0.11]))}
+    half, mean = precision.of_columns(near, truth, {1: {"cat"}})[1]
+    assert (half, mean) == pytest.approx((1, 0.2))  # 0.5 and 0.55 of ten
+    crowded = truth_of(a=annotated(box, other, crowd=[False, True]))
+    inside = {"a": found_at((0.9, [0.52, 0.52, 0.54, 0.54]), (0.8, box))}
+    assert precision.of_columns(inside, crowded, {1: {"cat"}})[1] == pytest.approx((1, 1))
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_average_precision_is_that_of_pycocotools(seed: int, tmp_path: Path) -> None:
-    coco = pytest.importorskip("pycocotools.coco")
-    evaluation = pytest.importorskip("pycocotools.cocoeval")
-    rng = np.random.default_rng(seed)
-    images = [{"id": k, "file_name": f"{k:02}.png", "width": 200, "height": 100} for k in range(8)]
-    annotations: list[dict[str, Any]] = []
+def test_precision_is_told_of_classes_as_the_cut_has_them() -> None:
+    box = [0.1, 0.1, 0.4, 0.4]
+    truth = truth_of(a=annotated(box))
+    found = {"a": found_at((0.9, box)), "not annotated": found_at((1.0, box))}
+    told = precision.of_columns(found, truth, {0: {"cat"}, 1: {"cat", "dog"}, 5: {"dog"}})
+    assert told == {0: (0, 0), 1: pytest.approx((1, 1)), 5: (None, None)}
+    assert precision.of_columns({}, truth, {1: {"cat"}}) == {1: (None, None)}
+    assert precision.of_columns({"a": found_at()}, truth_of(a=[]), {1: {"cat"}}) == {1: (None, None)}
+
+
+def test_precision_is_what_pycocotools_says_of_the_same_files(tmp_path: Path) -> None:
+    """Fractions, names and numbering lose nothing: the plain way through pycocotools says the same."""
+    from pycocotools.coco import COCO  # noqa: PLC0415
+    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    images = [{"id": k, "file_name": f"in/{k:02}.png", "width": 200, "height": 100} for k in range(8)]
+    objects: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    scale = np.array([200, 100, 200, 100])
-    detections: dict[str, Detections] = {}
-    for image in images:
-        rows: list[tuple[list[float], int, float]] = []
-        for _ in range(rng.integers(0, 9)):
-            corner, size = rng.uniform(0, 60, 2), rng.uniform(5, 40, 2)
-            label = int(rng.integers(1, 4))
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": image["id"], "category_id": label,
-                "bbox": [*corner, *size], "area": float(size.prod()),
-                "iscrowd": int(rng.random() < 0.15),
-            })  # fmt: skip
-            for _ in range(rng.integers(0, 4)):  # near it, of its class or another
-                place = [*(corner + rng.normal(0, 3, 2)), *(size * rng.uniform(0.7, 1.3, 2))]
-                other = int(rng.integers(1, 4)) if rng.random() < 0.2 else label
-                rows.append((place, other, round(float(rng.random()), 1)))  # with ties
-        for _ in range(0 if seed % 4 else 130):  # more than count
-            box = [*rng.uniform(0, 60, 2), *rng.uniform(5, 40, 2)]
-            rows.append((box, 1, float(rng.random())))
-        rows.sort(key=lambda row: -row[2])
-        results += [{"image_id": image["id"], "category_id": c, "bbox": b, "score": s}
-                    for b, c, s in rows]  # fmt: skip
-        boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _, _ in rows]).reshape(-1, 4)
-        detections[str(image["file_name"])] = Detections(
-            boxes / scale, np.array([c for _, c, _ in rows], np.int64),
-            np.array([s for *_, s in rows]),
-        )  # fmt: skip
-    categories = [{"id": k, "name": f"class {k}"} for k in (1, 2, 3, 4)]
+    for k in range(60):
+        corner, size = rng.uniform(0, 60, 2), rng.uniform(5, 40, 2)
+        item = {"image_id": int(rng.integers(8)), "category_id": int(rng.integers(1, 4))}
+        objects.append(item | {"id": k + 1, "bbox": [*corner, *size], "area": float(size.prod()),
+                               "iscrowd": int(k % 7 == 0)})  # fmt: skip
+        for _ in range(rng.integers(0, 4)):
+            near = [*(corner + rng.normal(0, 3, 2)), *(size * rng.uniform(0.7, 1.3, 2))]
+            results.append(item | {"bbox": near, "score": float(rng.random())})
+    results.sort(key=lambda row: -row["score"])
     path = tmp_path / "objects.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations,
-                                "categories": categories, "info": {}}))  # fmt: skip
+    names = [{"id": k, "name": f"Class {k}"} for k in (1, 2, 3, 4)]
+    path.write_text(json.dumps({"images": images, "annotations": objects, "categories": names,
+                                "info": {}}))  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        told = coco.COCO(str(path))
-        run = evaluation.COCOeval(told, told.loadRes(results), "bbox")
+        told = COCO(str(path))
+        run = COCOeval(told, told.loadRes(results), "bbox")
         run.evaluate()
         run.accumulate()
-    truth = precision.read(path)
-    for at, category in enumerate(categories):
-        name = str(category["name"])
-        half, mean = precision.of_class(detections, truth, at + 1, {name.casefold()})
+    found = {}
+    for image in images:
+        mine = [r for r in results if r["image_id"] == image["id"]]
+        boxes = np.array([[x, y, x + w, y + h] for x, y, w, h in (r["bbox"] for r in mine)])
+        found[f"{image['id']:02}.png"] = Detections(
+            boxes.reshape(-1, 4) / [200, 100, 200, 100],
+            np.array([r["category_id"] for r in mine], np.int64), np.array([r["score"] for r in mine]),
+        )  # fmt: skip
+    ours = precision.of_columns(found, precision.read(path), {k: {f"class {k}"} for k in (1, 2, 3, 4)})
+    for at, k in enumerate((1, 2, 3)):
         expected = run.eval["precision"][:, :, at, 0, 2]
-        if (expected < 0).any():  # so it says that there is no object
-            assert half is mean is None
-        else:
-            assert half == pytest.approx(expected[0].mean(), abs=1e-12)
-            assert mean == pytest.approx(expected.mean(), abs=1e-12)
+        assert ours[k] == pytest.approx((expected[0].mean(), expected.mean()), abs=1e-12)
+    assert ours[4] == (None, None)
+
+
+def test_annotations_without_pycocotools_name_the_line_that_brings_it(
+    pictures: Path, model_path: Path, run_here: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    asked = ("cut", model_path, "--keep", "cat", "--images", pictures, "--annotations",
+             pictures / "objects.json", "--output", "cut.onnx")  # fmt: skip
+    done = run_here(*asked)
+    assert done.code == 2
+    assert "--annotations needs pycocotools" in done.err
+    assert "pip install 'onnx-headcut[coco]'" in done.err
+    assert not Path("cut.onnx").exists()  # said before any work
+    assert json.loads(run_here(*asked, "--json").out)["error"]["kind"] == "UsageError"
+    done = run_here("cut", model_path, "--keep", "cat", "--images", pictures, "--output", "cut.onnx")
+    assert done.code == 0, done.err  # without them, drift needs no pycocotools
 
 
 def test_letterboxes_are_undone() -> None:

@@ -25,7 +25,7 @@ Images = Annotated[
 Annotations = Annotated[
     Path | None,
     typer.Option(metavar="FILE.json", help="What is in --images, in COCO's format, for the average "
-                 "precision of each kept class before and after."),
+                 "precision of each kept class before and after. Needs the extra `coco`."),
 ]  # fmt: skip
 Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML, too.")]
 Sarif = Annotated[Path | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0, too.")]

@@ -287,15 +287,11 @@ def _report(
         for both in (found, mapped)
     )
     matches = {p.name: pair(clear[0][p.name], clear[1][p.name], kept) for p in images}
-    rows = []
-    for column in columns:
-        row = _class_row(column, clear, matches)
-        if truth.objects:
-            (a50, a), (b50, b) = (precision.of_class(d, truth, column.new, column.truth)
-                                  for d in mapped)  # fmt: skip
-            a50, a = (a50, a) if column.members else (None, None)
-            row = replace(row, ap50_before=a50, ap50_after=b50, ap_before=a, ap_after=b)
-        rows.append(row)
+    rows = [_class_row(column, clear, matches) for column in columns]
+    if truth:
+        names = {column.new: column.truth for column in columns}
+        before, after = (precision.of_columns(d, truth, names) for d in mapped)
+        rows = [_with_precision(row, before[row.new], after[row.new]) for row in rows]
     scores = [
         (clear[0][name].scores[i], clear[1][name].scores[j])
         for name, match in matches.items()
@@ -303,10 +299,20 @@ def _report(
     ]
     pictures = tuple(Picture(p, shown[0][p.name], shown[1][p.name]) for p in images)
     table = np.array(scores, np.float64).reshape(-1, 2)[:_SAMPLE]
-    annotated = sum(p.name in truth.objects for p in images)
-    if truth.objects and not annotated:
+    annotated = sum(p.name in truth.sizes for p in images)
+    if truth and not annotated:
         notes = (*notes, "none of the pictures is annotated")
     return DriftReport(pictures, tuple(rows), table, annotated, notes)
+
+
+def _with_precision(
+    row: ClassDrift, before: tuple[float | None, ...], after: tuple[float | None, ...]
+) -> ClassDrift:
+    """Add the precision of both; the original knows nothing of a new class."""
+    if not row.sources:
+        before = None, None
+    return replace(row, ap50_before=before[0], ap_before=before[1], ap50_after=after[0],
+                   ap_after=after[1])  # fmt: skip
 
 
 def _class_row(

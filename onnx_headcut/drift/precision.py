@@ -1,156 +1,161 @@
-"""Average precision as COCO measures it, against annotations in COCO's format.
+"""Average precision by pycocotools (the extra ``coco``), against annotations in COCO's format.
 
-Written here rather than taken from pycocotools: 60 lines beside a compiled package, and the same
-figure whether it is installed or not. The tests hold it against pycocotools on generated pictures.
+What is evaluated as a category is a class of the cut: its objects are those of all names that it
+stands for, so that merged and repeated classes are measured as what they are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from onnx_headcut.drift.boxes import Floats, overlaps
-from onnx_headcut.errors import InputError
+from onnx_headcut.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from onnx_headcut.drift.boxes import Detections
 
-Bools = npt.NDArray[np.bool_]
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Overlaps at which a detection counts as right."""
-_RECALLS = np.linspace(0.0, 1.0, 101)
+_ALL_AREAS = [0, 1e10]
 _MOST = 100  # detections of a class in a picture
 
 
 @dataclass(frozen=True)
-class Objects:
-    """Objects of one class in one picture: boxes [n,4], and which of them are crowds [n].
+class Annotated:
+    """An object in a picture; ``box`` is its left, top, width and height in pixels.
 
-    What lies in a crowd is neither right nor wrong.
+    What lies in a ``crowd`` is neither right nor wrong.
     """
 
-    boxes: Floats
-    crowd: npt.NDArray[np.bool_]
+    name: str
+    box: Sequence[float]
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Objects by picture (its file name): class name, box in fractions, whether a crowd."""
+    """Pictures by their file names: width and height, and what is in them, names in lower case."""
 
-    objects: Mapping[str, list[tuple[str, Floats, bool]]] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    objects: Mapping[str, Sequence[Annotated]] = field(default_factory=dict)
 
-    def of(self, picture: str, names: Container[str]) -> Objects:
-        """Give the objects of one class in one picture, which may have several ``names``."""
-        mine = [item for item in self.objects.get(picture, ()) if item[0] in names]
-        boxes = np.array([box for _, box, _ in mine], np.float64).reshape(-1, 4)
-        return Objects(boxes, np.array([crowd for *_, crowd in mine], bool))
+    def __bool__(self) -> bool:
+        return bool(self.sizes)
 
 
 def read(path: Path) -> Truth:
-    """Read annotations in COCO's JSON. Raises InputError."""
+    """Read annotations in COCO's JSON. Raises InputError, and UsageError without pycocotools."""
+    needed()
     try:
         data = json.loads(path.read_text("utf-8"))
-        names = {c["id"]: str(c["name"]).casefold() for c in data["categories"]}
-        images = {i["id"]: i for i in data["images"]}
-        objects: dict[str, list[tuple[str, Floats, bool]]] = defaultdict(list)
-        for image in images.values():
-            objects[_name(image)] = []
-        for item in data["annotations"]:
-            image = images[item["image_id"]]
-            x, y, width, height = item["bbox"]
-            size = np.array([image["width"], image["height"]] * 2, np.float64)
-            box = np.array([x, y, x + width, y + height], np.float64) / size
-            crowd = bool(item.get("iscrowd") or item.get("ignore"))
-            objects[_name(image)].append((names[item["category_id"]], box, crowd))
+        told = _indexed(data["images"], data["categories"], data["annotations"])
+        sizes: dict[str, tuple[float, float]] = {}
+        objects: dict[str, list[Annotated]] = defaultdict(list)
+        for image in told.imgs.values():
+            sizes[_name(image)] = (float(image["width"]), float(image["height"]))
+        for item in told.anns.values():
+            left, top, width, height = map(float, item["bbox"])
+            name = str(told.cats[item["category_id"]]["name"]).casefold()
+            crowd = bool(item.get("iscrowd"))
+            picture = _name(told.imgs[item["image_id"]])
+            objects[picture].append(Annotated(name, (left, top, width, height), crowd))
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path.name} has no annotations in COCO's format: {type(error).__name__} {error}",
-            advice="It needs images (id, file_name, width, height), categories and annotations.",
+            advice="It needs images (id, file_name, width, height), categories (id, name) and "
+            "annotations (id, image_id, category_id, bbox).",
         ) from None
-    return Truth(dict(objects))
+    return Truth(sizes, objects)
+
+
+def of_columns(
+    found: Mapping[str, Detections], truth: Truth, names: Mapping[int, Container[str]]
+) -> dict[int, tuple[float | None, float | None]]:
+    """AP at an overlap of one half, and COCO's mean over 0.5 to 0.95, of each column.
+
+    ``names`` are what the column's objects are called in the annotations. None where no annotated
+    picture has an object of it.
+    """
+    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415  (optional; asked for by read)
+
+    pictures = {name: at for at, name in enumerate(found, 1) if name in truth.sizes}
+    images = [{"id": at} for at in pictures.values()]
+    categories = [{"id": column} for column in sorted(names)]
+    right = [
+        {"image_id": at, "category_id": column, "bbox": list(o.box), "iscrowd": int(o.crowd)}
+        for picture, at in pictures.items()
+        for o in truth.objects.get(picture, ())
+        for column, called in names.items()
+        if o.name in called
+    ]
+    seen = [
+        {"image_id": at, "category_id": column, "bbox": box, "score": score}
+        for picture, at in pictures.items()
+        for column, box, score in _in_pixels(found[picture], truth.sizes[picture])
+    ]
+    told, given = (_indexed(images, categories, _numbered(rows)) for rows in (right, seen))
+    with _silent():
+        run = COCOeval(told, given, "bbox")
+        run.params.areaRng, run.params.areaRngLbl, run.params.maxDets = [_ALL_AREAS], ["all"], [_MOST]
+        run.evaluate()
+        run.accumulate()
+    # [overlaps, recalls, columns, areas, numbers of detections]; -1 where there is no object
+    columns = np.moveaxis(run.eval["precision"][:, :, :, 0, 0], 2, 0)
+    return {
+        column: (None, None) if (each < 0).any() else (float(each[0].mean()), float(each.mean()))
+        for column, each in zip(sorted(names), columns, strict=True)
+    }
+
+
+def needed() -> None:
+    """Raise UsageError where pycocotools is not there."""
+    try:
+        import pycocotools.cocoeval as _  # noqa: F401, PLC0415  (optional)
+    except ImportError as error:
+        raise UsageError(
+            f"--annotations needs pycocotools, which cannot be imported ({error})",
+            advice="pip install 'onnx-headcut[coco]', or leave --annotations out: drift is then "
+            "measured without average precision.",
+        ) from None
+
+
+def _in_pixels(
+    found: Detections, size: tuple[float, float]
+) -> Iterable[tuple[int, list[float], float]]:
+    """Give column, box (left, top, width, height) and score of each."""
+    boxes = found.boxes * np.tile(size, 2)
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return zip(found.columns.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
+
+
+def _numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what COCOeval asks for; ids count from 1, as it takes 0 for none."""
+    return [row | {"id": at, "area": row["bbox"][2] * row["bbox"][3]} for at, row in enumerate(rows, 1)]
+
+
+def _indexed(images: Any, categories: Any, annotations: Any) -> Any:
+    from pycocotools.coco import COCO  # noqa: PLC0415  (optional)
+
+    told = COCO()
+    told.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    with _silent():
+        told.createIndex()
+    return told
+
+
+def _silent() -> contextlib.AbstractContextManager[Any]:
+    """Pycocotools prints what it does, and stdout is for the answer."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def _name(image: Mapping[str, Any]) -> str:
     return str(image["file_name"]).replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def of_class(
-    detections: Mapping[str, Detections], truth: Truth, column: int, names: Container[str]
-) -> tuple[float | None, float | None]:
-    """AP at an overlap of one half, and COCO's mean over 0.5 to 0.95, of one class.
-
-    ``names``, in lower case, are those of its objects in the annotations. None where no annotated
-    picture has an object of it.
-    """
-    scores: list[Floats] = []
-    judged: list[tuple[Bools, Bools]] = []
-    total = 0
-    for picture, found in detections.items():
-        if picture not in truth.objects:
-            continue
-        objects = truth.of(picture, names)
-        mine = found.of(found.columns == column)
-        mine = mine.of(np.argsort(-mine.scores, kind="stable")[:_MOST])
-        scores.append(mine.scores)
-        judged.append(judge(mine.boxes, objects))
-        total += int((~objects.crowd).sum())
-    if not total:
-        return None, None
-    ranks = np.argsort(-np.concatenate(scores), kind="stable")
-    right, counted = (np.concatenate(part, axis=1)[:, ranks] for part in zip(*judged, strict=True))
-    areas = [_area(r[c], total) for r, c in zip(right, counted, strict=True)]
-    return areas[0], float(np.mean(areas))
-
-
-def judge(boxes: Floats, objects: Objects) -> tuple[Bools, Bools]:
-    """Say which detections, best first, are right and which count, each [thresholds, detections].
-
-    An object is found once, by the first that overlaps it enough, which takes the object that it
-    overlaps most of those left. What finds none but a crowd does not count.
-    """
-    right = np.zeros((len(THRESHOLDS), len(boxes)), bool)
-    counted = np.ones_like(right)
-    order = np.argsort(objects.crowd, kind="stable")
-    crowd = objects.crowd[order]
-    shared = _overlaps(boxes, objects.boxes[order], crowd)
-    for at, least in enumerate(THRESHOLDS):
-        free = np.ones(len(crowd), bool)
-        for k, row in enumerate(shared):
-            able = free & (row >= least)
-            able = able & ~crowd if (able & ~crowd).any() else able & crowd
-            if not able.any():
-                continue
-            # of equal ones the last, as pycocotools has it
-            best = len(row) - 1 - int(np.argmax(np.where(able, row, -1.0)[::-1]))
-            right[at, k] = counted[at, k] = not crowd[best]
-            free[best] = crowd[best]
-    return right, counted
-
-
-def _overlaps(boxes: Floats, objects: Floats, crowd: Bools) -> Floats:
-    """Intersection over union; for crowds, the part of the detection that lies inside."""
-    shared = overlaps(boxes, objects)
-    areas = [np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, objects)]
-    # from i / (a + b - i) to i / a
-    both = shared * (areas[0][:, None] + areas[1][None, :]) / (1 + shared)
-    inside = np.divide(both, areas[0][:, None], out=np.zeros_like(both), where=both > 0)
-    return np.asarray(np.where(crowd[None, :], inside, shared))
-
-
-def _area(right: Bools, total: int) -> float:
-    """Mean of the precision envelope at 101 recalls."""
-    hits = np.cumsum(right)
-    recall, precision = hits / total, hits / np.arange(1, len(right) + 1)
-    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return float(envelope[np.searchsorted(recall, _RECALLS)].mean())

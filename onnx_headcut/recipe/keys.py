@@ -164,7 +164,7 @@ FEEDS = (
 REPORT = (
     Key("page", PATH, "A page for people (HTML); {variant} stands for the variant's name."),
     Key("images", PATH, "A folder of pictures to measure drift on."),
-    Key("annotations", PATH, "What is in them, in COCO's format."),
+    Key("annotations", PATH, "What is in them, in COCO's format; needs the extra `coco`."),
 )
 """Keys of the table ``[report]``, at the top or in a variant."""
 
