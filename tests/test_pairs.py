@@ -74,6 +74,21 @@ def assert_equal(pair: Pair, got: list[Array], wanted: list[Array]) -> None:
         assert unmatched(found, expected) == unmatched(expected, found) == 0
 
 
+TINY = [n for n, p in PAIRS.items() if "tiny" in p["architecture"] and n not in REFUSED]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_class_alone_is_cut_and_validated(name: str) -> None:
+    pair = PAIRS[name]
+    many, _ = load_pair(name)
+    one = [column for column in pair["keep"] if column][-1:]
+
+    verdict = hc.cut(many, one, provider="cpu", **arguments(pair)).verdict
+
+    assert verdict is not None
+    assert verdict, verdict.reasons
+
+
 def test_what_is_not_cut_is_refused_with_the_reason() -> None:
     for name, (op, reason) in REFUSED.items():
         many, _ = load_pair(name)

@@ -416,11 +416,13 @@ def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Lab
     calm_rows = _all_rows(group, quiet)
     calm = d.calm_of(group, calm_rows)
     rows = {}
-    for column, values in alone.items():
-        found = d.above(group, _all_rows(group, values), calm, 0.5)
+    every = {column: _all_rows(group, values) for column, values in alone.items()}
+    own = _own_places(group, calm_rows, list(every.values()))
+    for column, all_rows in every.items():
+        found = d.above(group, all_rows, calm, 0.5)
         if group.score is None and len(found) == len(calm_rows):
-            whole = d.label_candidates(group, [found, calm_rows])  # a map: where labels are others now
-            found = found[(found != calm_rows)[:, whole].any(axis=1)]
+            whole = d.label_candidates(group, [found, calm_rows])
+            found = found[(found != calm_rows)[:, whole].any(axis=1) if own is None else own]
         elif group.score is None and len(found) <= len(calm_rows):
             continue
         if len(found):
@@ -435,6 +437,20 @@ def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Lab
     ]
     ids = {c: tuple(float(found[0, place]) for place in steady) for c, found in rows.items()}
     return d.Labels(tuple(steady), ids)
+
+
+def _own_places(group: d.Group, calm: Floats, runs: Sequence[Floats]) -> npt.NDArray[np.bool_] | None:
+    """Say which rows of a map belong to the one class that each run excites.
+
+    They are those of which every run says something else; None where there are no such: ids are
+    shared, or there is one run only.
+    """
+    if group.score is not None or len(runs) < 2 or any(len(each) != len(calm) for each in runs):
+        return None
+    whole = list(d.label_candidates(group, [calm, *runs]))
+    ids = np.sort(np.stack([each[:, whole] for each in runs]), axis=0)
+    own: npt.NDArray[np.bool_] = (np.diff(ids, axis=0) != 0).all(axis=0).any(axis=1)
+    return own if own.any() else None
 
 
 def _forgive(

@@ -231,10 +231,11 @@ class Layout:
     def add_chosen(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
         """Take an output of rows picked by score; each may hold scores of all classes (DETR)."""
         self.rows.append(name)
+        same_extents = self.columns.extra or len(self.columns.order) == self.columns.total
         differ = [
             axis
             for axis, (a, b) in enumerate(zip(before.shape, after.shape, strict=False))
-            if (a != b or self.columns.extra) and before.kind == "dense" and axis in before.axes
+            if (a != b or same_extents) and before.kind == "dense" and axis in before.axes
         ]
         if len(before.shape) != len(after.shape) or len(differ) != 1:
             return
