@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
+from onnx_headcut.facts import UNKNOWN, of_array
 from onnx_headcut.model import subgraphs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnx_headcut.facts import Array, Fact
     from onnx_headcut.labels import Ints
@@ -309,6 +310,42 @@ def _plain(value: Any) -> Any:
 def _short(value: Array) -> str:
     text = np.array2string(np.asarray(value), separator=", ", threshold=12, edgeitems=4)
     return " ".join(text.split())
+
+
+def edited(
+    node: onnx.NodeProto, inputs: Sequence[Fact], mine: Sequence[Edit]
+) -> tuple[onnx.NodeProto, list[Fact]]:
+    """``node`` and its inputs' facts as they will be after its edits ``mine``."""
+    if not mine:
+        return node, list(inputs)
+    new, facts = onnx.NodeProto(), list(inputs)
+    new.CopyFrom(node)
+    for edit in mine:
+        if isinstance(edit, Select | GatherInput):
+            facts[edit.input] = facts[edit.input].taken(edit.axis, edit.take)
+        elif isinstance(edit, Replace | CopyInput):
+            while len(facts) <= edit.input:
+                facts.append(UNKNOWN)
+                new.input.append("")
+            facts[edit.input] = of_array(edit.value)
+        elif isinstance(edit, SetAttribute):
+            kept = [a for a in new.attribute if a.name != edit.name]
+            del new.attribute[:]
+            new.attribute.extend(kept)
+            if edit.value is not None:
+                new.attribute.append(helper.make_attribute(edit.name, edit.value))
+    # one name may stand at several inputs, of which one is edited: names here are only for facts
+    for k, fact in enumerate(facts):
+        if k < len(inputs) and fact is inputs[k]:
+            continue
+        new.input[k] = f"{node.input[k] if k < len(node.input) else ''}·{k}"
+    for edit in mine:
+        if isinstance(edit, KeepInputs):
+            names = [new.input[k] for k in edit.keep]
+            facts = [facts[k] for k in edit.keep]
+            del new.input[:]
+            new.input.extend(names)
+    return new, facts
 
 
 def graphs_at(graph: onnx.GraphProto, place: Place) -> list[onnx.GraphProto]:

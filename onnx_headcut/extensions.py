@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.facts import Fact
-    from onnx_headcut.trace import Outcome, View
+    from onnx_headcut.view import Outcome, View
 
 GROUP = "onnx_headcut.rules"
 """The group of entry points: each names a module with ``RULES``, or such a list itself."""

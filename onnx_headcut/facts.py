@@ -74,6 +74,16 @@ class Fact:
             return None
         return tuple(d for d in self.shape if d is not None)
 
+    def taken(self, axis: int, positions: Array) -> Fact:
+        """The fact of the tensor's ``positions`` along ``axis``."""
+        if self.value is not None:
+            return of_array(self.value.take(positions, axis))
+        if self.shape is None:
+            return self
+        shape = list(self.shape)
+        shape[axis] = len(positions)
+        return Fact(tuple(shape), self.elem_type)
+
 
 UNKNOWN = Fact(None, 0)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Activation, Ints, Mark
     from onnx_headcut.scope import Scope
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 

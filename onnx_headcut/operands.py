@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import Fact, attributes
+from onnx_headcut.facts import attributes
 from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:
@@ -236,9 +236,7 @@ def _patch_term(
 
 def _collect(trace: Trace, scope: Scope, maker: int, edits: list[ed.Edit]) -> None:
     """Take the edits of ``maker`` into account for those who read it from now on."""
-    from onnx_headcut.trace import View  # noqa: PLC0415  imports this module
-
-    view = View(trace, scope, maker)
+    view = trace.view(scope, maker)
     for edit in edits:
         trace.add(edit, view)
     scope.set_new(view.node, trace.infer_new(view))
@@ -251,8 +249,3 @@ def _computed(node: onnx.NodeProto, name: str) -> GraphRefused:
         op=node.op_type,
         advice="fix the picture size when exporting, or simplify the graph first (onnxslim)",
     )
-
-
-def known(fact: Fact) -> bool:
-    """Whether the value of a fact is known."""
-    return fact.value is not None

@@ -14,7 +14,8 @@ from onnx_headcut.front import front_of
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
 from onnx_headcut.pull import pull
 from onnx_headcut.rules.deciding import offset_of
-from onnx_headcut.trace import Demand, Separate, Trace, View
+from onnx_headcut.trace import Separate, Trace
+from onnx_headcut.view import Demand, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class Pulled:
 def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     """Follow ``labels`` of ``value`` back; refuses where that cannot be done."""
     walk = _Walk(analysis)
-    walk.back(value, labels, activated=False, top=True)
+    walk.back(value, labels, activated=False)
     if not walk.result.sites:
         walk.result.sites.append(site_of(value, labels, "none"))
         walk.result.fronts.append(behind(*(walk.pick or (value, labels)), ""))
@@ -83,7 +83,7 @@ class _Walk:
         self.pick: tuple[str, Labels] | None = None
         self.seen: dict[str, Labels] = {}
 
-    def back(self, value: str, labels: Labels, *, activated: bool, top: bool = False) -> None:
+    def back(self, value: str, labels: Labels, *, activated: bool) -> None:
         if (labels.ids < 0).all():
             return
         known = self.seen.get(value)
@@ -110,7 +110,6 @@ class _Walk:
             self.back(node.input[0], labels, activated=activated)
         elif not is_fixed(self.scope, value):
             self._refuse(node, "the way back from the class scores to their head ends here")
-        del top
 
     def _activation(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
         kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
@@ -159,7 +158,6 @@ class _Walk:
             shape = self.scope.old(name).static
             if shape is None:
                 self._refuse(node, f"the shape of {name!r} is not known")
-                return
             ids = labels.ids[at : at + shape[axis]]
             at += shape[axis]
             self.back(name, Labels(axis, ids), activated=activated)
@@ -179,7 +177,6 @@ class _Walk:
         shape = self.scope.old(node.input[0]).static
         if shape is None:
             self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
-            return
         facts = [self.scope.old(n) for n in node.input]
         if any(f.value is None and n for n, f in list(zip(node.input, facts, strict=True))[1:]):
             self._refuse(node, "it moves class scores by what it finds in the picture")
@@ -241,7 +238,7 @@ class _Walk:
         along = filled[tuple(slice(None) if a == axes[0] else 0 for a in range(filled.ndim))]
         return Labels(axes[0], along.astype(np.int64))
 
-    def _refuse(self, node: onnx.NodeProto, what: str) -> None:
+    def _refuse(self, node: onnx.NodeProto, what: str) -> NoReturn:
         if (node.domain, node.op_type) in self.interpreter.functions:
             raise CallReached(
                 "class scores come through a local function",

@@ -15,7 +15,7 @@ import numpy as np
 from onnx_headcut.labels import Labels, Rows
 
 if TYPE_CHECKING:
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 _FAR = 1 << 30  # an end of a Slice that means "to the end"
 

@@ -10,166 +10,35 @@ from __future__ import annotations
 
 from collections import defaultdict
 from copy import copy
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import helper
 from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
 from onnx_headcut.analysis import FINDING, with_rows
-from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import UNKNOWN, Array, Fact, Interpreter, attributes, of_array
+from onnx_headcut.facts import UNKNOWN, Fact, Interpreter
 from onnx_headcut.front import RENORMALIZED
-from onnx_headcut.labels import (
-    NONE,
-    Ints,
-    Labels,
-    Lookup,
-    Mark,
-    Option,
-    Rows,
-    Selection,
-    Whole,
-)
+from onnx_headcut.labels import Labels, Lookup, Mark, Option, Selection, Whole
 from onnx_headcut.model import captures
 from onnx_headcut.rivals import rivalry
+from onnx_headcut.rules import companions, counts, outcome
+from onnx_headcut.rules.deciding import decide_output
+from onnx_headcut.rules.extents import followed
 from onnx_headcut.scope import is_fixed, same_fact
+from onnx_headcut.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import onnx
+
     from onnx_headcut.front import Front
     from onnx_headcut.scope import Scope
-
-GENERIC_ADVICE = (
-    "please report the model's exporter and this line; until a rule exists, cut a model exported "
-    "without this part (raw scores), or name the heads with --head"
-)
 
 
 COLLECTED = frozenset({"edits", "settled", "bodies", "said", "notes", "visited"})
 """What a `Trace` gathers on its way."""
-
-
-@dataclass
-class Outcome:
-    """What a rule says: a mark for each output (None: no classes), and the edits it needs."""
-
-    marks: Sequence[Mark | None]
-    edits: list[ed.Edit] = field(default_factory=list)
-
-
-class View:
-    """One node as a rule sees it: marks, facts in both worlds, and helpers to make edits."""
-
-    def __init__(self, trace: Trace, scope: Scope, i: int) -> None:
-        self.trace, self.scope, self.place = trace, scope, (*scope.place, i)
-        self.node = scope.graph.node[i]
-        self.op = self.node.op_type
-        self.sel = trace.selection
-        self.marks = [scope.mark(n) for n in self.node.input]
-        self.old = [scope.old(n) for n in self.node.input]
-        self.new = [scope.new(n) for n in self.node.input]
-        self.opset = trace.interpreter.opsets.get(self.node.domain, 1)
-
-    @cached_property
-    def attrs(self) -> Mapping[str, Any]:
-        """The node's attributes by name, also where it is seen as another op."""
-        return attributes(self.scope.graph.node[self.place[-1]])
-
-    # -- asking
-
-    def shape(self, i: int) -> tuple[int, ...]:
-        """The original, fully known shape of input ``i``; refuses where it is not known."""
-        static = self.old[i].static
-        if static is None:
-            self.refuse(
-                f"the shape of its input {self.node.input[i]!r} is not known",
-                "give the model's input shape with --input-shape NAME=1x3x320x320",
-            )
-        return static  # type: ignore[return-value]  # refuse() does not return
-
-    def rank(self, i: int) -> int:
-        """The rank of input ``i``; refuses where it is not known."""
-        shape = self.old[i].shape
-        return len(shape) if shape is not None else len(self.shape(i))
-
-    def exact(self, i: int, axis: int) -> int | None:
-        """The extent of an input's axis where it is the same for every picture and batch."""
-        shape = self.scope.exact(self.node.input[i]).shape
-        return None if shape is None else shape[axis]
-
-    def varies(self, i: int, axis: int) -> bool:
-        """Whether an input's extent is known to change with the batch, the size or the picture."""
-        shape = self.scope.exact(self.node.input[i]).shape
-        return shape is not None and shape[axis] is None
-
-    def labelled(self) -> list[int]:
-        """Indices of inputs with `Labels`."""
-        return [i for i, m in enumerate(self.marks) if isinstance(m, Labels)]
-
-    def labels(self, i: int) -> Labels:
-        """The `Labels` of input ``i``; refuses other marks there."""
-        mark = self.marks[i]
-        if not isinstance(mark, Labels):
-            self.refuse(f"its input {i} does not carry classes along an axis as expected")
-        return mark  # type: ignore[return-value]
-
-    def take(self, ids: Ints) -> Ints:
-        """`Selection.take`, refusing where it cannot be done."""
-        try:
-            return self.sel.take(ids)
-        except ValueError as error:
-            self.refuse(str(error))
-            raise  # pragma: no cover  refuse() does not return
-
-    def refuse(self, what: str, advice: str = GENERIC_ADVICE) -> None:
-        """Raise GraphRefused for this node."""
-        raise GraphRefused(
-            what,
-            node=self.node.name or (self.node.output[0] if self.node.output else ""),
-            op=self.op,
-            path=self.trace.path(self.scope, self.place[-1]),
-            advice=advice,
-        )
-
-    # -- editing
-
-    def replace(self, i: int, value: Array) -> ed.Edit:
-        """A constant input with another value."""
-        old = self.old[i].value if i < len(self.old) else None
-        dtype = value.dtype if old is None else old.dtype
-        return ed.Replace(self.place, i, np.asarray(value, dtype))
-
-    def set(self, name: str, value: Any) -> ed.Edit:
-        """An attribute with another value."""
-        return ed.SetAttribute(self.place, name, value)
-
-    def select(self, i: int, axis: int, take: Ints) -> list[ed.Edit]:
-        """Edits that leave ``take`` of ``axis`` of an unlabelled input: sliced where it is stored."""
-        return self.trace.select(self.scope, self.place[-1], i, axis, take)
-
-    def demand(self, i: int, axis: int, ids: Ints) -> None:
-        """Start again with labels ``ids`` on ``axis`` of input ``i``, unless that was tried."""
-        name = self.node.input[i]
-        if name not in self.trace.tried and not self.scope.place:
-            raise Demand(name, Labels(axis, ids))
-
-    def patch(self, i: int, wanted: Array) -> list[ed.Edit]:
-        """Edits that make the integer input ``i`` come out as ``wanted``, element by element."""
-        return self.trace.patch(self.scope, self.place[-1], i, wanted)
-
-
-class Demand(Exception):
-    """A tensor without labels is read class by class: its own head must be cut as well."""
-
-    def __init__(self, value: str, labels: Labels) -> None:
-        super().__init__(value)
-        self.value, self.labels = value, labels
 
 
 class Separate(Exception):
@@ -207,6 +76,10 @@ class Trace:
         self.front: Front | None = None
         """Where labels start instead of at the heads, for exact scores."""
 
+    def view(self, scope: Scope, i: int) -> View:
+        """Node ``i`` of ``scope`` as its rule sees it now."""
+        return View(self, scope, i)
+
     # -- the walk
 
     def run(self, scope: Scope) -> None:
@@ -216,17 +89,14 @@ class Trace:
 
     def finish(self, scope: Scope) -> None:
         """Decide what values at the graph's outputs mean, and look at every edited node again."""
-        from onnx_headcut.rules import companions  # noqa: PLC0415  rules import this module
-        from onnx_headcut.rules.deciding import decide_output  # noqa: PLC0415
-
         for output in scope.graph.output:
             at = scope.index.producer.get(output.name)
             if at is not None:
-                decide_output(View(self, scope, at), output.name, scope.mark(output.name))
+                decide_output(self.view(scope, at), output.name, scope.mark(output.name))
         for i, node in enumerate(scope.graph.node):
             if (*scope.place, i) not in self.by_place and not scope.touched(node.input):
                 continue
-            view = View(self, scope, i)
+            view = self.view(scope, i)
             if self.is_before(view):
                 self._check_whole(view)
                 continue
@@ -261,12 +131,10 @@ class Trace:
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
-        from onnx_headcut.rules import counts, outcome  # noqa: PLC0415  rules import this module
-
         touched = scope.touched([*node.input, *captures(node)])
         if not touched and self.front is None and (*scope.place, i) not in self.heads:
             return
-        view = View(self, scope, i)
+        view = self.view(scope, i)
         if self.is_before(view):
             self.start(view)
             return
@@ -298,7 +166,7 @@ class Trace:
             return
         told = rivalry(view)
         self.notes += [told] if told else []
-        view = View(self, scope, i)
+        view = self.view(scope, i)
         facts = self.infer_new(view)
         self._check(view, result.marks, facts)
         scope.set_new(node, facts)
@@ -310,8 +178,6 @@ class Trace:
 
     def follow(self, view: View) -> None:
         """Numbers that a changed extent is reckoned with change with it."""
-        from onnx_headcut.rules.extents import followed  # noqa: PLC0415  rules import this module
-
         for edit in followed(view):
             self.add(edit, view)
 
@@ -326,7 +192,7 @@ class Trace:
             take = view.take(labels.ids)
             self.add(self.front.edit(view, site, take), view)
             view.scope.marks[name] = labels
-            view.scope.after[name] = _taken(fact, site.axis, take)
+            view.scope.after[name] = fact.taken(site.axis, take)
 
     def _check_whole(self, view: View) -> None:
         """Refuse where what a reader behind the front needs changed is read before it, too."""
@@ -361,7 +227,7 @@ class Trace:
         if any(a.g.node or a.g.output for a in view.node.attribute):
             # a body that sees detections only, as many of them as in the example
             return [view.scope.old(o) for o in view.node.output]
-        node, inputs = edited(view.node, view.new, edits)
+        node, inputs = ed.edited(view.node, view.new, edits)
         try:
             facts = self.interpreter.infer(node, inputs)
             return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
@@ -369,7 +235,6 @@ class Trace:
             reason = str(error).strip().splitlines()
             self._separate(view)
             view.refuse(f"its shapes do not fit after the cut ({reason[-1] if reason else error})")
-            raise  # pragma: no cover  refuse() does not return
 
     def add(self, edit: ed.Edit, view: View) -> None:
         """Collect an edit; two different edits of one place cannot both be made."""
@@ -406,66 +271,3 @@ class Trace:
             names.insert(0, before.name or before.output[0])
             node = before
         return tuple(names)
-
-    # -- edits of what is stored or computed from what is stored
-
-    def select(self, scope: Scope, i: int, slot: int, axis: int, take: Ints) -> list[ed.Edit]:
-        """Edits that make input ``slot`` of node ``i`` be its positions ``take`` of ``axis``."""
-        from onnx_headcut.demand import select  # noqa: PLC0415  imports this module
-
-        return select(self, scope, i, slot, axis, take)
-
-    def patch(self, scope: Scope, i: int, slot: int, wanted: Array) -> list[ed.Edit]:
-        """Edits that make integer input ``slot`` of node ``i`` come out as ``wanted``."""
-        from onnx_headcut.demand import patch  # noqa: PLC0415
-
-        return patch(self, scope, i, slot, wanted)
-
-
-def edited(
-    node: onnx.NodeProto, inputs: Sequence[Fact], mine: Sequence[ed.Edit]
-) -> tuple[onnx.NodeProto, list[Fact]]:
-    """``node`` and its inputs' facts as they will be after its edits ``mine``."""
-    if not mine:
-        return node, list(inputs)
-    new, facts = onnx.NodeProto(), list(inputs)
-    new.CopyFrom(node)
-    for edit in mine:
-        if isinstance(edit, ed.Select | ed.GatherInput):
-            facts[edit.input] = _taken(facts[edit.input], edit.axis, edit.take)
-        elif isinstance(edit, ed.Replace | ed.CopyInput):
-            while len(facts) <= edit.input:
-                facts.append(UNKNOWN)
-                new.input.append("")
-            facts[edit.input] = of_array(edit.value)
-        elif isinstance(edit, ed.SetAttribute):
-            kept = [a for a in new.attribute if a.name != edit.name]
-            del new.attribute[:]
-            new.attribute.extend(kept)
-            if edit.value is not None:
-                new.attribute.append(helper.make_attribute(edit.name, edit.value))
-    # one name may stand at several inputs, of which one is edited: names here are only for facts
-    for k, fact in enumerate(facts):
-        if k < len(inputs) and fact is inputs[k]:
-            continue
-        new.input[k] = f"{node.input[k] if k < len(node.input) else ''}·{k}"
-    for edit in mine:
-        if isinstance(edit, ed.KeepInputs):
-            names = [new.input[k] for k in edit.keep]
-            facts = [facts[k] for k in edit.keep]
-            del new.input[:]
-            new.input.extend(names)
-    return new, facts
-
-
-def _taken(fact: Fact, axis: int, take: Ints) -> Fact:
-    if fact.value is not None:
-        return of_array(fact.value.take(take, axis))
-    if fact.shape is None:
-        return fact
-    shape = list(fact.shape)
-    shape[axis] = len(take)
-    return Fact(tuple(shape), fact.elem_type)
-
-
-__all__ = ["NONE", "Outcome", "Rows", "Trace", "View", "edited"]

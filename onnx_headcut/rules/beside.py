@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnx_headcut import edits as ed
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 ADVICE = (
     "read class numbers by the index that TopK, ArgMax or NonMaxSuppression gives, or leave them out "

@@ -21,7 +21,7 @@ from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Who
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.storage.tensors import to_array
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.scope import Scope
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 
 def join(view: View) -> Outcome:

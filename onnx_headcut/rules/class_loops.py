@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array, Fact
     from onnx_headcut.labels import Ints
     from onnx_headcut.rules.bodies import Body, Read, State
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 JOINING = frozenset(
     {"Identity", "Cast", "Concat", "Max", "And", "Or", "Where", "Unsqueeze", "ScatterND",
@@ -156,7 +156,6 @@ def count_on(view: View, body: Body, given: dict[str, Mark | None]) -> None:
         choice = next((o for o in right if possible(view, o)), None)
         if choice is None:
             view.refuse("its iterations could not be numbered after the cut")
-            raise AssertionError  # pragma: no cover  refuse() does not return
         commit(view, choice)
 
 
@@ -210,7 +209,6 @@ def _following(view: View, read: Read, ids: Ints, take: Ints) -> PerIteration:
     if value is None or now is None or now.shape[read.axis] != len(take):
         view.refuse(f"{view.node.input[read.slot]!r} changes with the class count, and what it holds "
                     "then is not known")  # fmt: skip
-        raise AssertionError  # pragma: no cover  refuse() does not return
     old, new = (tuple(np.moveaxis(v, read.axis, 0)) for v in (value, now))
     ways = [IteratedOption(new)]
     if now.shape == value.shape:

@@ -18,7 +18,7 @@ from onnx_headcut.rules.beside import says_classes
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.rules.movement import RULES as MOVING
 from onnx_headcut.scope import is_fixed
-from onnx_headcut.trace import View
+from onnx_headcut.view import View
 
 if TYPE_CHECKING:
     import onnx

@@ -11,13 +11,13 @@ from onnx_headcut.rules.bodies import padded, same_table
 from onnx_headcut.rules.iterated import lookup_of
 from onnx_headcut.rules.loops import control_by, iterate
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx_headcut.scope import Scope
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 OPS = frozenset({"If", "Loop", "Scan"})
 
@@ -95,4 +95,3 @@ def agree(view: View, marks: Sequence[Mark | None]) -> Mark | None:
         ):
             return first
     view.refuse("its bodies give tensors that depend on classes in different ways")
-    return None  # pragma: no cover  refuse() does not return

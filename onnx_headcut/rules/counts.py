@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Fact
     from onnx_headcut.labels import Mark
     from onnx_headcut.scope import Scope
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
 

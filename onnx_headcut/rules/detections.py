@@ -9,13 +9,13 @@ import numpy as np
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.values import positions
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnx_headcut import edits as ed
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 
 def top_k(view: View) -> Outcome:

@@ -18,7 +18,7 @@ from onnx_headcut.scope import is_fixed
 if TYPE_CHECKING:
     from onnx_headcut import edits as ed
     from onnx_headcut.labels import Ints
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 PASSING = frozenset({"Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"})
 

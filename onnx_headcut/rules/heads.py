@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.plain import plain
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut import edits as ed
     from onnx_headcut.labels import Labels
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 HEAD_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

@@ -13,7 +13,7 @@ from onnx_headcut.rules.class_loops import classes_read, over_classes
 from onnx_headcut.rules.iterated import freed
 
 if TYPE_CHECKING:
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 
 def iterate(view: View) -> list[Mark | None]:

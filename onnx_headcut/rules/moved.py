@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Columns, Rows, Whole
 from onnx_headcut.rules import elementwise, indexing, movement, rounding, stacked
-from onnx_headcut.trace import GENERIC_ADVICE, Outcome
+from onnx_headcut.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from onnx_headcut.labels import Mark
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 COMPARING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"})
 
@@ -87,7 +87,6 @@ def numbered(view: View, before: Rows) -> Rows:
                 "threshold for what was computed of pairs, may use such values, since there they are "
                 "compared with one another",
                 rounding.ADVICE if view.op in rounding.OPS else GENERIC_ADVICE)  # fmt: skip
-    raise AssertionError  # pragma: no cover  refuse() does not return
 
 
 def _picks(view: View) -> bool:

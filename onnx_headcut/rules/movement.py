@@ -19,21 +19,19 @@ from onnx_headcut import edits as ed
 from onnx_headcut import limits
 from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
-from onnx_headcut.trace import Outcome, edited
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints, Mark
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 
 class PicksByIteration(Exception):
     """A class is picked out of the scores by the number of a Loop's iteration."""
 
-
-Proposal = "list[ed.Edit]"
 
 FILL = -1
 """Number of an element that the op itself puts in (Pad)."""
@@ -59,7 +57,7 @@ def movement(view: View) -> Outcome:
         if not any(o.size for o in before):
             proposals.reverse()  # nothing stays nothing, but bounds of old extents are misleading
         for proposal in proposals:
-            node, facts = edited(view.node, view.new, proposal)
+            node, facts = ed.edited(view.node, view.new, proposal)
             try:
                 view.trace.interpreter.infer(node, facts)  # the reference takes more than it should
                 after = run(view, node, [f.value for f in facts], left)
@@ -70,7 +68,6 @@ def movement(view: View) -> Outcome:
                     view.refuse("its constants would have to follow the size of the picture")
                 return Outcome(marks, realise(view, proposal))
     view.refuse("the kept classes cannot be moved as the original moves them")
-    raise AssertionError  # pragma: no cover  refuse() does not return
 
 
 def _before(
@@ -225,7 +222,7 @@ def sizes(view: View, _: Labels, before: list[Array], marks: list[Mark | None]) 
     yield [view.set("shape", target.tolist())] if stored else [view.replace(1, target)]
 
 
-def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
+def indices(view: View, labels: Labels, _: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Gather along the class axis: the new places of the kept elements."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     value = view.old[1].value
@@ -241,7 +238,6 @@ def indices(view: View, labels: Labels, before: list[Array], marks: list[Mark | 
     if all(w in place for w in wanted):
         new = np.array([place[w] for w in wanted]).reshape(flat.shape)
         yield [view.replace(1, new)]
-    del before
 
 
 def places(take: Ints) -> dict[tuple[int, int], int]:
@@ -250,9 +246,7 @@ def places(take: Ints) -> dict[tuple[int, int], int]:
     return {key: q for q, key in enumerate(keys)}
 
 
-def bounds(
-    view: View, labels: Labels, before: list[Array], marks: list[Mark | None]
-) -> Iterator[Any]:
+def bounds(view: View, labels: Labels, _: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
     """Slice along the class axis: bounds that enclose the kept elements, signs kept."""
     mark = marks[0]
     rank, extent = view.rank(0), len(labels.ids)
@@ -297,7 +291,6 @@ def bounds(
     if step > 1:
         return
     yield _sliced(view, starts, ends)
-    del before
 
 
 def _sliced(view: View, starts: list[int], ends: list[int]) -> list[ed.Edit]:
@@ -324,11 +317,6 @@ def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | No
         if "num_outputs" in view.attrs:
             edits.append(view.set("num_outputs", None))
         yield edits
-
-
-def repeats(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
-    """Expand's target and nothing else so far."""
-    yield from sizes(view, labels, before, marks)
 
 
 def concat(view: View) -> Outcome:
@@ -366,7 +354,7 @@ def _stack(view: View, labels: Labels) -> Outcome:
 
 PROPOSALS: dict[str, Callable[[View, Labels, list[Array], list[Mark | None]], Iterator[Any]]] = {
     "Reshape": sizes,
-    "Expand": repeats,
+    "Expand": sizes,
     "Gather": indices,
     "Slice": bounds,
     "Split": parts,

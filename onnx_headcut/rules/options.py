@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 MOST_OPTIONS = 16
 

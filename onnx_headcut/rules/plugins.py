@@ -25,7 +25,7 @@ from onnx_headcut.facts import UNKNOWN, Fact, attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows
 from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.options import period_of
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut import edits as ed
     from onnx_headcut.labels import Ints
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 INT, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 
@@ -168,7 +168,6 @@ def _boxes(view: View, slot: int, labels: Labels, *, share: bool | None = None) 
     if shape is None or len(shape) not in {3, 4} or (len(shape) == 4 and shape[2] is None):
         view.refuse(f"its boxes have shape {_text(shape)}, not [batch, boxes, 1 or classes, 4]",
                     "give the model's input shape with --input-shape NAME=1x3x320x320")  # fmt: skip
-        raise AssertionError  # pragma: no cover  refuse() does not return
     extent = shape[2] if len(shape) == 4 else 1
     apart = extent == len(labels.ids) and extent != 1 if share is None else not share
     if extent != (len(labels.ids) if apart else 1):

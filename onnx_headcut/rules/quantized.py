@@ -10,7 +10,7 @@ each output channel are sliced with the weights of their head.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.labels import Columns, Labels, Lookup, Rows
 from onnx_headcut.plain import plain
 from onnx_headcut.rules import heads
-from onnx_headcut.trace import Outcome, View
+from onnx_headcut.view import GENERIC_ADVICE, Outcome, View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,11 +40,9 @@ class PlainView(View):
         self.new = [view.new[s] for s in form.slots]
         self.opset = view.trace.interpreter.opsets[""]
 
-    def refuse(self, what: str, advice: str = "") -> None:
+    def refuse(self, what: str, advice: str = GENERIC_ADVICE) -> NoReturn:
         """Refuse in the name of the node itself."""
-        if advice:
-            self.real.refuse(what, advice)
-        self.real.refuse(what)
+        self.real.refuse(what, advice)
 
     def replace(self, i: int, value: Array) -> ed.Edit:
         """Give a constant input another value."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.trace import Outcome
+from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut.trace import View
+    from onnx_headcut.view import View
 
 
 def softmax(view: View) -> Outcome:
