@@ -251,3 +251,11 @@ def test_the_float16_converter_of_onnxruntime() -> None:
     model = convert_float_to_float16(shapes("sigmoid"), keep_io_types=True)
     result = hc.cut(model, ORDER, background="none", provider="cpu")
     assert result.verdict, result.verdict and result.verdict.lines()
+
+
+def test_an_activation_that_stays_in_float_between_casts_to_half() -> None:
+    """Its casts round what the masks are added to, and what it gives."""
+    blocked = ["Softmax", "Concat", "Resize"]
+    model = convert_float_to_float16(shapes(), keep_io_types=True, op_block_list=blocked)
+    result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()

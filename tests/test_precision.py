@@ -12,6 +12,7 @@ from variants import COLUMNS, KEEP, ORDER, picture, retyped, run, shapes, weight
 
 import onnx_headcut as hc
 from onnx_headcut.labels import Site
+from onnx_headcut.validation.compare import halves
 from onnx_headcut.validation.reference import NEVER, never
 
 ACTIVATIONS = ["raw", "softmax", "sigmoid"]
@@ -48,6 +49,16 @@ def test_masks_stay_finite_in_every_type() -> None:
             assert np.isfinite(np.array(value, dtype) - np.array(3.4e4, dtype))
     mixed = {"a": np.zeros(2, np.float16), "b": np.zeros(2, np.float32)}
     assert never(mixed) == NEVER["float16"]
+
+
+def test_the_halves_that_a_graph_computes_in() -> None:
+    model = tiny()
+    assert halves(model.graph) == set()
+    model.graph.node.insert(0, helper.make_node("Cast", ["stem_w"], ["weights"], to=16))
+    assert halves(model.graph) == set()  # of a weight that is stored in another type
+    model.graph.node.append(helper.make_node("Cast", ["logits"], ["narrow"], to=10))
+    assert halves(model.graph) == {np.dtype(np.float16)}
+    assert halves(retyped(tiny(), TensorProto.FLOAT16).graph) == {np.dtype(np.float16)}
 
 
 def test_half_precision_scores_near_the_end_of_their_type_are_masked() -> None:

@@ -19,6 +19,7 @@ import onnx
 from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.labels import NONE
 from onnx_headcut.validation import probe
+from onnx_headcut.validation.compare import halves
 from onnx_headcut.validation.excite import Exciter, places
 from onnx_headcut.validation.integers import quantizes
 from onnx_headcut.validation.reference import (
@@ -205,7 +206,11 @@ class Pair:
     @property
     def precision(self) -> list[np.dtype[Any]]:
         """The dtypes that scores pass through."""
-        return [scores.dtype for scores in self.state.scores.values()]
+        return [*(scores.dtype for scores in self.state.scores.values()), *self._halves]
+
+    @cached_property
+    def _halves(self) -> set[np.dtype[Any]]:
+        return halves(self.original.model.graph)
 
     def steps(self, *, deployed: bool = False) -> float:
         """Give the share of values that rounding to steps may move by one.
