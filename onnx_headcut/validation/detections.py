@@ -243,18 +243,13 @@ def allowed_of(
     Label columns are exact. Scores have a scale of their own where they share an output with boxes.
     """
     allowed = np.zeros_like(rows)
+    together: dict[tuple[str, bool], list[int]] = {}
     for at, column in enumerate(group.columns):
-        if at in group.labels:
-            continue
-        alike = [
-            other
-            for other, its in enumerate(group.columns)
-            if its.output == column.output
-            and other not in group.labels
-            and (other == group.score) == (at == group.score)
-        ]
-        tolerance = tolerances.get(column.output, EXACT)
-        allowed[:, at] = tolerance.allowed(rows[:, at], scale_of(rows[:, alike]))
+        if at not in group.labels:
+            together.setdefault((column.output, at == group.score), []).append(at)
+    for (output, _), places in together.items():
+        values = rows[:, places]
+        allowed[:, places] = tolerances.get(output, EXACT).allowed(values, scale_of(values))
     return allowed
 
 
