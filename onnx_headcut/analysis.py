@@ -11,12 +11,12 @@ from onnx_headcut.facts import (
     STORED_LIMIT,
     UNKNOWN,
     Fact,
-    Interpreter,
     attributes,
-    infer_or_unknown,
+    merged,
     of_tensor,
     of_type,
 )
+from onnx_headcut.interpreter import Interpreter, infer_or_unknown
 from onnx_headcut.iterations import iterations, scanned
 from onnx_headcut.model import subgraphs_of
 from onnx_headcut.plain import refuse_layouts
@@ -323,17 +323,6 @@ def with_rows(fact: Fact, rows: int = EXAMPLE_ROWS) -> Fact:
         return fact
     shape = tuple(rows if d is None else d for d in fact.shape)
     return Fact(shape, fact.elem_type, fact.value)
-
-
-def merged(facts: Sequence[Fact]) -> Fact:
-    """What is true of several bodies' outputs."""
-    first = facts[0]
-    if first.shape is None or any(
-        f.shape is None or len(f.shape) != len(first.shape) for f in facts
-    ):
-        return Fact(None, first.elem_type)
-    dims = zip(*(f.shape or () for f in facts), strict=True)
-    return Fact(tuple(d[0] if len(set(d)) == 1 else None for d in dims), first.elem_type)
 
 
 def _merge(fact: Fact, declared: Fact | None) -> Fact:

@@ -17,7 +17,8 @@ from onnx_headcut.scope import is_fixed
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut.facts import Array, Interpreter
+    from onnx_headcut.facts import Array
+    from onnx_headcut.interpreter import Interpreter
     from onnx_headcut.scope import Scope
 
 MOST_ITERATIONS = 4096

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.facts import Array, Interpreter
+    from onnx_headcut.facts import Array
+    from onnx_headcut.interpreter import Interpreter
     from onnx_headcut.scope import Scope
 
 WEIGHTED = frozenset(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnx_headcut.facts import UNKNOWN, Fact
+from onnx_headcut.facts import UNKNOWN, Fact, same_fact
 from onnx_headcut.labels import Whole
 from onnx_headcut.model import Index, captures
 
@@ -143,27 +143,13 @@ class Scope:
                 self.after.pop(name, None)
 
 
-def same_fact(a: Fact, b: Fact) -> bool:
-    """Whether nothing that is known tells two facts apart."""
-    if a is b:
-        return True
-    if a.shape != b.shape or a.elem_type != b.elem_type or (a.value is None) != (b.value is None):
-        return False
-    if a.value is None or b.value is None:
-        # two unknown shapes say nothing of each other, but neither would an edit be based on them
-        return True
-    return bool((a.value == b.value).all()) if a.value.shape == b.value.shape else False
-
-
 def is_stored(scope: Scope, name: str) -> bool:
     """Whether ``name`` is an initializer or a Constant, perhaps behind Identity."""
     if name in scope.index.initializers:
         return True
     node = scope.node_of(name)
     if node is None:
-        return (
-            scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
-        )
+        return scope.parent is not None and name not in scope.facts and is_stored(scope.parent, name)
     if node.op_type == "Identity":
         return is_stored(scope, node.input[0])
     return node.op_type == "Constant" and any(a.name == "value" for a in node.attribute)

@@ -17,7 +17,7 @@ from onnx.shape_inference import InferenceError
 
 from onnx_headcut import edits as ed
 from onnx_headcut.analysis import FINDING, with_rows
-from onnx_headcut.facts import UNKNOWN, Fact, Interpreter
+from onnx_headcut.facts import UNKNOWN, Fact, same_fact
 from onnx_headcut.front import RENORMALIZED
 from onnx_headcut.labels import Labels, Lookup, Mark, Option, Selection, Whole
 from onnx_headcut.model import captures
@@ -25,7 +25,7 @@ from onnx_headcut.rivals import rivalry
 from onnx_headcut.rules import companions, counts, outcome
 from onnx_headcut.rules.deciding import decide_output
 from onnx_headcut.rules.extents import followed
-from onnx_headcut.scope import is_fixed, same_fact
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import View
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut.front import Front
+    from onnx_headcut.interpreter import Interpreter
     from onnx_headcut.scope import Scope
 
 

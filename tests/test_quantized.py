@@ -17,7 +17,8 @@ from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import Fact, Interpreter
+from onnx_headcut.facts import Fact
+from onnx_headcut.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

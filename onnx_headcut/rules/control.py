@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.analysis import merged
+from onnx_headcut.facts import merged
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
 from onnx_headcut.rules.bodies import padded, same_table
