@@ -306,6 +306,45 @@ def branches_with_added_number() -> Pattern:
 
 
 @pattern
+def branches_with_ones_times_number() -> Pattern:
+    """Labels from ones times `k`, cast to integers"""
+    return branches(
+        GATHER,
+        """
+      k_@ = Constant <value = float {@.0}> ()
+      ones_@ = ConstantOfShape <value = float[1] {1.0}> (size_@)
+      numbers_@ = Mul (ones_@, k_@)
+      l_@ = Cast <to = 7> (numbers_@)""",
+    )
+
+
+@pattern
+def branches_with_negative_number_taken_off() -> Pattern:
+    """Labels from zeros less a stored `-k`"""
+    return branches(
+        GATHER,
+        """
+      k_@ = Constant <value = int64 {-@}> ()
+      zeros_@ = ConstantOfShape <value = int64[1] {0}> (size_@)
+      l_@ = Sub (zeros_@, k_@)""",
+    )
+
+
+@pattern
+def branches_with_number_added_to_nothing() -> Pattern:
+    """Labels from `k` and what was found times zero"""
+    return branches(
+        GATHER,
+        """
+      k_@ = Constant <value = float {@.0}> ()
+      nought_@ = Constant <value = float {0.0}> ()
+      zeros_@ = Mul (tv_@, nought_@)
+      l_@ = Add (zeros_@, k_@)""",
+        fill="float",
+    )
+
+
+@pattern
 def branches_with_a_number_left_out() -> Pattern:
     """Labels from zeros and an added `k.0`, but for one branch that is filled with it (onnxslim)"""
     added = "l_1 = Add (zeros_1, k_1)"

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from exported import unmatched
-from patterns import PATTERNS, REFUSED, Pattern, pictures, run
+from patterns import GATHER, PATTERNS, REFUSED, Pattern, branches, pictures, run
 
 import onnx_headcut as hc
 
@@ -85,6 +85,21 @@ def test_what_no_rule_covers_is_refused(name: str) -> None:
     assert caught.value.op == op
     assert caught.value.path
     assert caught.value.advice
+
+
+@pytest.mark.parametrize("op", ["Mul", "Sub", "Max"])
+def test_a_number_that_is_no_label_is_not_renumbered(op: str) -> None:
+    number = """
+      k_@ = Constant <value = int64 {@}> ()
+      threes_@ = ConstantOfShape <value = int64[1] {3}> (size_@)
+      made_@ = OP (threes_@, k_@)
+      l_@ = Expand (made_@, size_@)"""
+    pattern = branches(GATHER, number.replace("OP", op))
+
+    with pytest.raises(hc.GraphRefused, match="is reckoned with") as caught:
+        cut_of(pattern, [4, 1])
+
+    assert caught.value.op == "Concat"
 
 
 def cut_of(pattern: Pattern, keep: list[int], **options: Any) -> hc.Cut:

@@ -165,6 +165,12 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a slice reads another class": ("branches_by_slice", Reads("wide_1", 1, plus(1))),
     "an expanded label stays": ("branches_with_expand", Reads("l_4", 0, to(4))),
     "an added number stays": ("branches_with_added_number", Reads("l_4", 1, to(4))),
+    "a factor stays": ("branches_with_ones_times_number", Reads("numbers_4", 1, to(4))),
+    "a number taken off stays": ("branches_with_negative_number_taken_off", Reads("l_4", 1, to(-4))),
+    "a number added to nothing stays": (
+        "branches_with_number_added_to_nothing",
+        Reads("l_4", 1, to(4)),
+    ),
     "a number stays that one branch is filled with": (
         "branches_with_a_number_left_out",
         Says("l_1", 4),

@@ -16,11 +16,9 @@ import numpy as np
 import onnx
 
 from onnx_headcut import edits as ed
-from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
-from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
+from onnx_headcut.rules.filled import fill_value, filling, is_uniform
 from onnx_headcut.scope import is_fixed
-from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints, Mark
+    from onnx_headcut.rules.filled import Filled, Filling, Origin
     from onnx_headcut.scope import Scope
     from onnx_headcut.view import View
 
@@ -45,11 +44,12 @@ def join(view: View) -> Outcome:
     branches = {m.cls: n for n, m in zip(view.node.input, view.marks, strict=True)
                 if isinstance(m, Whole)}  # fmt: skip
     numbers = label_constants(view, branches)
-    edits += [e for found in numbers for e in found.edits]
+    labels = _labels(view, {c: filling(view, n) for c, n in branches.items()}, numbers)
+    _refuse_others(view, numbers, labels)
+    made = {e.key: e for found in [*numbers, *labels] if found is not None for e in found.edits}
+    edits += made.values()
     ids, static = ids_of(view)
-    patterns = {c: pattern(view.scope, n) for c, n in branches.items()}
-    columns = _columns(view, patterns, numbers, ids, line=static and view.rank(0) == 1)
-    _refuse_others(view, numbers, patterns)
+    columns = _columns(view, labels, ids, line=static and view.rank(0) == 1)
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if columns is not None:
         if len(columns) == 1:
@@ -59,14 +59,12 @@ def join(view: View) -> Outcome:
 
 
 def _refuse_others(
-    view: View,
-    numbers: list[LabelConstant],
-    patterns: dict[int, tuple[Origin | None, ...] | None],
+    view: View, numbers: list[LabelConstant], labels: list[LabelConstant | None]
 ) -> None:
     """Refuse constants that differ as class numbers do, and are no label that is filled in."""
-    labels = {origin for p in patterns.values() for origin in p or ()}
+    known = {origin for label in labels if label is not None for origin in label.places}
     for number in numbers:
-        if number.edits and labels.isdisjoint(number.places):
+        if number.edits and known.isdisjoint(number.places):
             view.refuse(
                 "a constant in its branches is each class's number, and is reckoned with: whether it "
                 "says the class is not known",
@@ -110,10 +108,13 @@ def ids_of(view: View) -> tuple[Ints, bool]:
 
 @dataclass(frozen=True)
 class LabelConstant:
-    """A constant that in every branch is its class's column plus ``offset``; edits renumber it."""
+    """A number that in every branch is its class's column plus ``offset``; edits renumber it.
+
+    It is stored at ``places``, or reckoned from what is stored there.
+    """
 
     offset: float
-    places: frozenset[tuple[ed.Place, int | str]]
+    places: frozenset[Origin]
     edits: tuple[ed.Edit, ...]
 
 
@@ -141,7 +142,7 @@ def label_constants(view: View, branches: dict[int, str]) -> list[LabelConstant]
             continue  # no more can be told by comparing branches of different build
         places = [(*s.place, i) for s, i in homes]
         if nodes[0].op_type == "ConstantOfShape":
-            found += _renumbered(view, classes, [_attribute(view, n) for n in nodes],
+            found += _renumbered(view, classes, [fill_value(view, n) for n in nodes],
                                  [(p, "value") for p in places])  # fmt: skip
         if nodes[0].op_type == "If":
             at = list(nodes[0].output).index(values[0][1])
@@ -169,11 +170,11 @@ def _of_unlike(
     Optimisers leave out a ``+ 0`` that they find in one branch.
     """
     values: list[Array | None] = []
-    places: list[tuple[ed.Place, int | str]] = []
+    places: list[Origin] = []
     for scope, i in homes:
         node, slot = scope.graph.node[i], _added_to_zeros(view, scope, i)
         if node.op_type == "ConstantOfShape" and len(scope.index.consumers[node.output[0]]) == 1:
-            values.append(_attribute(view, node))
+            values.append(fill_value(view, node))
         elif slot is not None:
             values.append(scope.old(node.input[slot]).value)
         else:
@@ -187,23 +188,18 @@ def _added_to_zeros(view: View, scope: Scope, i: int) -> int | None:
     node = scope.graph.node[i]
     for k in (0, 1) if node.op_type == "Add" else ():
         maker = scope.node_of(node.input[1 - k])
-        if maker is not None and maker.op_type == "ConstantOfShape" and _is_own(scope, node.input[k]):
-            return k if not _attribute(view, maker).any() else None
+        if maker is None or maker.op_type != "ConstantOfShape":
+            continue
+        if is_uniform(scope, node.input[k]):
+            return k if not fill_value(view, maker).any() else None
     return None
-
-
-def _attribute(view: View, node: onnx.NodeProto) -> Array:
-    value = attributes(node).get("value")
-    if value is None:
-        return np.zeros(1, np.float32)
-    return to_array(value, view.trace.interpreter.folder)
 
 
 def _renumbered(
     view: View,
     classes: list[int],
     values: Sequence[Array | None],
-    places: Sequence[tuple[ed.Place, int | str]],
+    places: Sequence[Origin],
 ) -> list[LabelConstant]:
     """A `LabelConstant`, where uniform constants differ by class and by nothing else."""
     scalars = []
@@ -222,149 +218,84 @@ def _renumbered(
         wanted = np.full(value.shape, view.sel.column[cls] + offset, value.dtype)
         if np.array_equal(wanted, value):
             continue
-        if isinstance(where, str):
-            tensor = onnx.numpy_helper.from_array(wanted, where)
-            edits.append(ed.SetAttribute(place, where, tensor))
-        else:
-            edits.append(ed.Replace(place, where, wanted))
+        edits.append(_stored_as(place, where, wanted))
     return [LabelConstant(offset, frozenset(places), tuple(edits))]
 
 
-# ------------------------------------------------------- where such a constant stands in the rows
-
-Origin = tuple[ed.Place, "int | str"]
-"""The place of the constant that a column is filled with."""
-
-ROW_OPS = frozenset(
-    {"Gather", "GatherND", "Slice", "Compress", "Identity", "Cast", "Pad", "Reshape", "Unsqueeze",
-     "Squeeze", "Expand", "Flatten", "Tile", "Where"}
-)  # fmt: skip
-"""Ops that choose, pad or regroup rows and leave columns where they are (given equal widths)."""
+# ------------------------------------------------------- labels that are reckoned in each branch
 
 
-def pattern(scope: Scope, name: str, depth: int = 0) -> tuple[Origin | None, ...] | None:
-    """For each column of the last axis, the place of the constant it is filled with.
-
-    One entry stands for the whole tensor where all of it is filled with one constant. None where
-    nothing can be said.
-    """
-    maker = scope.home(name)
-    if maker is None or depth > 64:
-        return None
-    scope, at = maker
-    node, place = scope.graph.node[at], (*scope.place, at)
-    if node.op_type == "If":
-        j = list(node.output).index(name)
-        bodies = [scope.children[at, k] for k in range(2)]
-        inner = [pattern(b, b.graph.output[j].name, depth + 1) for b in bodies]
-        # a body that fills with zeros where nothing was found says nothing of the numbers
-        return max(inner, key=lambda p: 0 if p is None else len(p))
-    if node.op_type == "ConstantOfShape":
-        return ((place, "value"),)
-    width = _width(scope, name)
-    if node.op_type == "Concat":
-        rank = len(scope.old(name).shape or ())
-        if rank and attributes(node)["axis"] % rank == rank - 1 and rank > 1:
-            return _beside(scope, node, depth)
-        return pattern(scope, node.input[0], depth + 1)
-    operands = _operands(scope, node)
-    if len(operands) > 1 and not all(is_filled(scope, node.input[k]) for k in set(operands)):
-        return None  # what is found in the picture is added to it, or stands among it
-    for k in operands:
-        if _is_own(scope, node.input[k]):
-            return ((place, k),)
-        found = pattern(scope, node.input[k], depth + 1)
-        if found is not None and len(found) in {1, width}:
-            return found
-    return None
+def _labels(
+    view: View, fillings: dict[int, Filling | None], numbers: list[LabelConstant]
+) -> list[LabelConstant | None]:
+    """For each column of the branches' rows its label, where all branches fill in their number."""
+    found = list(fillings.values())
+    first = found[0]
+    if first is None or len(found) < 2:
+        return []
+    rows = {c: f for c, f in fillings.items() if f is not None and len(f) == len(first)}
+    if len(rows) != len(found):
+        return []
+    return [_label(view, {c: f[k] for c, f in rows.items()}, numbers) for k in range(len(first))]
 
 
-def _operands(scope: Scope, node: onnx.NodeProto) -> list[int]:
-    """Inputs of ``node`` that its values can come from."""
-    if node.op_type in {"Add", "Sub", "Max"}:
-        return [k for k in (1, 0) if _is_own(scope, node.input[k])] + [0, 1]
-    if node.op_type == "Where":
-        return [1, 2]
-    return [0] if node.op_type in ROW_OPS else []
+def _label(
+    view: View, column: dict[int, Filled | None], numbers: list[LabelConstant]
+) -> LabelConstant | None:
+    filled = {c: f for c, f in column.items() if f is not None}
+    offsets = {f.value - c for c, f in filled.items()}
+    if len(filled) != len(column) or len(offsets) != 1:
+        return None  # a number of each class's own, say: it stays with its branch
+    offset, places = offsets.pop(), frozenset(o for f in filled.values() for o in f.places)
+    for number in numbers:
+        if places & number.places and _says(view, filled, number.edits, offset):
+            return LabelConstant(offset, places, number.edits)
+    edits = _exchanged(view, filled)
+    if not _says(view, filled, edits, offset):
+        view.refuse("the labels of its branches are reckoned in a way that cannot be renumbered")
+    return LabelConstant(offset, places, edits)
 
 
-def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
-    """Whether all values of a tensor are stored numbers, whatever the picture; its size may follow."""
-    if is_fixed(scope, name):
-        return True
-    maker = scope.home(name)
-    if maker is None or depth > 64:
-        return False
-    scope, at = maker
-    node = scope.graph.node[at]
-    if node.op_type == "ConstantOfShape":
-        return True
-    if node.op_type == "If":
-        j = list(node.output).index(name)
-        bodies = [scope.children[at, k] for k in range(2)]
-        return all(is_filled(b, b.graph.output[j].name, depth + 1) for b in bodies)
-    if node.op_type == "Where":
-        read = list(node.input[1:])
-    elif node.op_type in ROW_OPS:
-        read = [node.input[0], *(node.input[2:3] if node.op_type == "Pad" else ())]
-    elif node.op_type in {*UNARY, *BROADCASTING, "Concat"}:
-        read = list(node.input)
-    else:
-        return False
-    return all(is_filled(scope, n, depth + 1) for n in read if n)
+def _says(view: View, filled: dict[int, Filled], edits: Sequence[ed.Edit], offset: float) -> bool:
+    """Whether with ``edits`` each kept class's branch is filled with its new number."""
+    changed: dict[Origin, Array] = {}
+    for edit in edits:
+        if isinstance(edit, ed.Replace):
+            changed[edit.place, edit.input] = edit.value
+        elif isinstance(edit, ed.SetAttribute):
+            changed[edit.place, edit.name] = onnx.numpy_helper.to_array(edit.value)
+    kept = {c: f for c, f in filled.items() if c in view.sel.column}
+    return all(f.again(changed) == view.sel.column[c] + offset for c, f in kept.items())
 
 
-def _is_own(scope: Scope, name: str) -> bool:
-    value = scope.old(name).value
-    return (
-        value is not None
-        and is_fixed(scope, name)
-        and value.size > 0
-        and bool((value == value.flat[0]).all())
-    )
+def _exchanged(view: View, filled: dict[int, Filled]) -> tuple[ed.Edit, ...]:
+    """Each kept class's branch takes the constants of that which had its new number before."""
+    edits: list[ed.Edit] = []
+    for cls in (c for c in filled if c in view.sel.column):
+        donor = filled.get(view.sel.column[cls])
+        if donor is None or len(donor.places) != len(filled[cls].places):
+            continue
+        for (place, where), old, new in zip(
+            filled[cls].places, filled[cls].stored, donor.stored, strict=True
+        ):
+            if old.flat[0] != new.flat[0]:
+                edits.append(_stored_as(place, where, np.full(old.shape, new.flat[0], old.dtype)))
+    return tuple(edits)
 
 
-def _width(scope: Scope, name: str) -> int | None:
-    shape = scope.old(name).shape
-    return shape[-1] if shape else None
-
-
-def _beside(scope: Scope, node: onnx.NodeProto, depth: int) -> tuple[Origin | None, ...] | None:
-    """Columns of a Concat on the last axis."""
-    columns: list[Origin | None] = []
-    for name in node.input:
-        width = _width(scope, name)
-        inner = pattern(scope, name, depth + 1)
-        if inner is not None and len(inner) > 1:
-            columns += inner
-        elif width is not None:
-            columns += [inner[0] if inner else None] * width
-        else:
-            return None
-    return tuple(columns)
+def _stored_as(place: ed.Place, where: int | str, value: Array) -> ed.Edit:
+    if isinstance(where, str):
+        return ed.SetAttribute(place, where, onnx.numpy_helper.from_array(value, where))
+    return ed.Replace(place, where, value)
 
 
 def _columns(
-    view: View,
-    patterns: dict[int, tuple[Origin | None, ...] | None],
-    numbers: list[LabelConstant],
-    ids: Ints,
-    *,
-    line: bool,
+    view: View, labels: list[LabelConstant | None], ids: Ints, *, line: bool
 ) -> tuple[Mark | None, ...] | None:
     """Marks of the joined tensor's columns: a `Lookup` where all branches fill in their number."""
-    found = list(patterns.values())
-    first = found[0]
-    if first is None or any(p is None or len(p) != len(first) for p in found):
+    if all(label is None for label in labels):
         return None
-    marks: list[Mark | None] = []
-    for k in range(len(first)):
-        places = {p[k] for p in found if p is not None}
-        constant = next((n for n in numbers if places <= n.places), None)
-        marks.append(Rows() if constant is None else _numbers(view, constant, ids, line=line))
-    if all(isinstance(m, Rows) for m in marks):
-        return None
-    return tuple(marks)
+    return tuple(Rows() if n is None else _numbers(view, n, ids, line=line) for n in labels)
 
 
 def _numbers(view: View, constant: LabelConstant, ids: Ints, *, line: bool) -> Lookup:

@@ -1,0 +1,233 @@
+"""What fills the columns of a branch's rows: one number, stored or reckoned from what is stored.
+
+A label is written in many ways: ConstantOfShape, Expand, ``zeros + k``, ``ones * k``, ``-(0 - k)``.
+None is recognised: the ops are run on the one number that all elements have, whatever the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from onnx_headcut.facts import attributes
+from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
+from onnx_headcut.scope import is_fixed
+from onnx_headcut.storage.tensors import to_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnx_headcut import edits as ed
+    from onnx_headcut.facts import Array
+    from onnx_headcut.scope import Scope
+    from onnx_headcut.view import View
+
+    Origin = tuple[ed.Place, int | str]
+    """The place of a constant: a node's input, or its attribute."""
+
+DEEPEST = 64
+
+ROW_OPS = frozenset(
+    {"Gather", "GatherND", "Slice", "Compress", "Identity", "Cast", "CastLike", "Pad", "Reshape",
+     "Unsqueeze", "Squeeze", "Expand", "Flatten", "Tile", "Where"}
+)  # fmt: skip
+"""Ops that choose, pad or regroup rows and leave columns where they are (given equal widths)."""
+
+ARITHMETIC = frozenset({*UNARY, *BROADCASTING}) - ROW_OPS
+
+
+@dataclass(frozen=True)
+class Number:
+    """The one number that all elements of a tensor have, and the constants it was made from."""
+
+    value: Array
+    places: tuple[Origin, ...]
+    stored: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A column of which every row is ``value``, or padding; made from constants at ``places``.
+
+    ``reckoned`` is the tensor (scope and name) that is computed from them, where they are not what
+    is filled in.
+    """
+
+    view: View
+    value: float
+    places: tuple[Origin, ...]
+    stored: tuple[Array, ...]
+    reckoned: tuple[Scope, str] | None = None
+
+    def again(self, changed: Mapping[Origin, Array]) -> float | None:
+        """Its value with other constants at some places."""
+        if self.reckoned is None:
+            return float(changed.get(self.places[0], self.stored[0]).flat[0])
+        found = number(self.view, *self.reckoned, changed)
+        return None if found is None else float(found.value)
+
+
+Filling = tuple[Filled | None, ...]
+"""Of each column of the last axis; one entry stands for the whole tensor where all is alike."""
+
+
+def filling(view: View, name: str) -> Filling | None:
+    """What the columns of a tensor are filled with; None where nothing can be said."""
+    return _filling(view, view.scope, name, 0)
+
+
+def _filling(view: View, scope: Scope, name: str, depth: int) -> Filling | None:
+    maker = scope.home(name)
+    if maker is None or depth > DEEPEST:
+        return None
+    scope, at = maker
+    node, place = scope.graph.node[at], (*scope.place, at)
+    if node.op_type == "If":
+        j = list(node.output).index(name)
+        bodies = [scope.children[at, k] for k in range(2)]
+        inner = [_filling(view, b, b.graph.output[j].name, depth + 1) for b in bodies]
+        # a body that fills with zeros where nothing was found says nothing of the numbers
+        return max(inner, key=lambda p: 0 if p is None else len(p))
+    if node.op_type == "ConstantOfShape":
+        return (_stored(view, (place, "value"), fill_value(view, node)),)
+    if node.op_type in ARITHMETIC:
+        found = number(view, scope, name, {}, depth)
+        if found is None:
+            return None
+        return (Filled(view, float(found.value), found.places, found.stored, (scope, name)),)
+    if node.op_type == "Concat":
+        rank = len(scope.old(name).shape or ())
+        if rank and attributes(node)["axis"] % rank == rank - 1 and rank > 1:
+            return _beside(view, scope, node, depth)
+        return _filling(view, scope, node.input[0], depth + 1)
+    return _through(view, scope, node, place, depth)
+
+
+def _through(
+    view: View, scope: Scope, node: onnx.NodeProto, place: ed.Place, depth: int
+) -> Filling | None:
+    """What an op leaves in its columns that only chooses, pads or regroups rows."""
+    operands = [1, 2] if node.op_type == "Where" else [0] if node.op_type in ROW_OPS else []
+    if len(operands) > 1 and not all(is_filled(scope, node.input[k]) for k in operands):
+        return None  # what is found in the picture stands among it
+    for k in operands:
+        value = scope.old(node.input[k]).value
+        if value is not None and is_uniform(scope, node.input[k]):
+            return (_stored(view, (place, k), value),)
+        inside = _filling(view, scope, node.input[k], depth + 1)
+        if inside is not None and len(inside) in {1, _width(scope, node.output[0])}:
+            return inside
+    return None
+
+
+def _stored(view: View, origin: Origin, value: Array) -> Filled:
+    return Filled(view, float(value.flat[0]), (origin,), (value,))
+
+
+def _beside(view: View, scope: Scope, node: onnx.NodeProto, depth: int) -> Filling | None:
+    """Columns of a Concat on the last axis."""
+    columns: list[Filled | None] = []
+    for name in node.input:
+        width = _width(scope, name)
+        inner = _filling(view, scope, name, depth + 1)
+        if inner is not None and len(inner) > 1:
+            columns += inner
+        elif width is not None:
+            columns += [inner[0] if inner else None] * width
+        else:
+            return None
+    return tuple(columns)
+
+
+def number(
+    view: View, scope: Scope, name: str, changed: Mapping[Origin, Array], depth: int = 0
+) -> Number | None:
+    """The one number of a tensor that no picture changes, with other constants at some places."""
+    maker = scope.home(name)
+    if maker is None or depth > DEEPEST:
+        return None
+    scope, at = maker
+    node, place = scope.graph.node[at], (*scope.place, at)
+
+    def stored(where: int | str, value: Array) -> Number:
+        origin = (place, where)
+        return Number(np.asarray(changed.get(origin, value).flat[0]), (origin,), (value,))
+
+    def operand(k: int) -> Number | None:
+        value = scope.old(node.input[k]).value
+        if value is not None and is_uniform(scope, node.input[k]):
+            return stored(k, value)
+        return number(view, scope, node.input[k], changed, depth + 1)
+
+    if node.op_type == "ConstantOfShape":
+        return stored("value", fill_value(view, node))
+    if node.op_type in ROW_OPS - {"Cast", "Pad", "Where"}:
+        return operand(0)
+    if node.op_type not in {"Cast", *ARITHMETIC}:
+        return None
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(scope.old(name).elem_type or onnx.TensorProto.FLOAT)
+    parts = [operand(k) if n else None for k, n in enumerate(node.input)]
+    nothing = node.op_type == "Sub" and node.input[0] == node.input[1]
+    if nothing or (node.op_type == "Mul" and any(p is not None and p.value == 0 for p in parts)):
+        zero = next((p for p in parts if p is not None and p.value == 0), Number(np.zeros(()), (), ()))
+        return Number(np.zeros((), dtype), zero.places, zero.stored)
+    known = [p for p in parts if p is not None]
+    if len(known) < sum(1 for n in node.input if n):
+        return None
+    values = [None if p is None else p.value for p in parts]
+    made = np.asarray(view.trace.interpreter.run(node, values)[0])
+    places = tuple(o for p in known for o in p.places)
+    return Number(made, places, tuple(v for p in known for v in p.stored))
+
+
+def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
+    """Whether all values of a tensor are stored numbers, whatever the picture; its size may follow."""
+    if is_fixed(scope, name):
+        return True
+    maker = scope.home(name)
+    if maker is None or depth > DEEPEST:
+        return False
+    scope, at = maker
+    node = scope.graph.node[at]
+    if node.op_type == "ConstantOfShape":
+        return True
+    if node.op_type == "If":
+        j = list(node.output).index(name)
+        bodies = [scope.children[at, k] for k in range(2)]
+        return all(is_filled(b, b.graph.output[j].name, depth + 1) for b in bodies)
+    if node.op_type == "Where":
+        read = list(node.input[1:])
+    elif node.op_type in ROW_OPS:
+        read = [node.input[0], *(node.input[2:3] if node.op_type == "Pad" else ())]
+    elif node.op_type in {*ARITHMETIC, "Concat"}:
+        read = list(node.input)
+    else:
+        return False
+    return all(is_filled(scope, n, depth + 1) for n in read if n)
+
+
+def is_uniform(scope: Scope, name: str) -> bool:
+    """Whether a tensor is stored, and all its elements are one number."""
+    value = scope.old(name).value
+    return (
+        value is not None
+        and is_fixed(scope, name)
+        and value.size > 0
+        and bool((value == value.flat[0]).all())
+    )
+
+
+def fill_value(view: View, node: onnx.NodeProto) -> Array:
+    """What a ConstantOfShape fills in, as ``[1]``."""
+    value = attributes(node).get("value")
+    if value is None:
+        return np.zeros(1, np.float32)
+    return to_array(value, view.trace.interpreter.folder)
+
+
+def _width(scope: Scope, name: str) -> int | None:
+    shape = scope.old(name).shape
+    return shape[-1] if shape else None
