@@ -635,6 +635,37 @@ def nms_scattered() -> Pattern:
 
 
 @pattern
+def nms_capped_by_the_class_count() -> Pattern:
+    """As many rows as the class count times a number says, filled up to 12 (combined NMS of TensorFlow)"""
+    scattered = nms_scattered()
+    return changed(
+        scattered,
+        ("labels = ScatterND", "some_ids = ScatterND"),
+        ("scores = ScatterND", "some_scores = ScatterND"),
+        (
+            "boxes = ScatterND (no_boxes, place, raw_boxes)",
+            """some_boxes = ScatterND (no_boxes, place, raw_boxes)
+      extents = Shape (class_first)
+      classes = Gather <axis = 0> (extents, c1)
+      per_all = Mul (classes, each)
+      k = Min (cap, per_all)
+      best, at = TopK (some_scores, k)
+      its_ids = Gather <axis = 0> (some_ids, at)
+      its_boxes = Gather <axis = 0> (some_boxes, at)
+      lacking = Sub (cap, k)
+      behind = Concat <axis = 0> (c0, lacking)
+      below = Concat <axis = 0> (c0, c0, lacking, c0)
+      labels = Pad (its_ids, behind)
+      scores = Pad (best, behind)
+      boxes = Pad (its_boxes, below)""",
+        ),
+        ("int64[40] labels, float[40] scores, float[40,4] boxes",
+         "int64[12] labels, float[12] scores, float[12,4] boxes"),
+        ("int64[1] slots = {40}", "int64[1] each = {4}, int64[1] cap = {12}, int64[1] slots = {40}"),
+    )  # fmt: skip
+
+
+@pattern
 def nms_with_total_cap() -> Pattern:
     """A cap over all classes behind NonMaxSuppression"""
     return after_nms(

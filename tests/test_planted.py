@@ -205,6 +205,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     ),
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
     "a cap is smaller": ("nms_with_total_cap", Reads("limit", 1, to(3))),
+    "a class gives fewer detections": ("nms_capped_by_the_class_count", Reads("per_all", 1, to(1))),
     "classes are not moved apart": ("nms_batched_trick", Ignores("moved", 1)),
     "centres are not moved apart": ("nms_of_rotated_boxes_written_out", Ignores("moved_centres", 1)),
     "corners are not moved apart": ("nms_of_corners_written_out", Ignores("moved", 1)),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
-from onnx_headcut.labels import Labels, Lookup, PerIteration, Rows, Whole
+from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
@@ -34,6 +34,9 @@ BODIES = frozenset({"If", "Loop", "Scan"})
 SHAPED = {"Reshape": 1, "Expand": 1, "Tile": 1}
 """Of ops on what has changed with the classes, the input that says its new shape."""
 
+AMOUNTS = frozenset({"TopK", "Pad"})
+"""Ops whose second input says how many detections, or fillers behind them, there are."""
+
 FILLING = frozenset({"Concat", "Scatter", "ScatterElements", "ScatterND"})
 """Ops that put detections beside a filler, or into it."""
 
@@ -46,6 +49,13 @@ ADVICE = (
 def check(view: View) -> None:
     """Refuse where a number that changed with the class count enters what the node gives."""
     refuse_changed(view, [i for i in changed(view) if not follows(view, i)])
+    if view.op == "TopK" and isinstance(view.marks[0], Rows) and 1 in changed(view):
+        old, new = (f[1].value for f in (view.old, view.new))
+        view.trace.notes.append(
+            f"TopK {view.node.name or view.node.output[0]!r}: its k is reckoned from the class count"
+            + ("" if old is None or new is None else f", {new.item()} instead of {old.item()}")
+            + "; outputs behind it have as many rows"
+        )
     if view.op in BODIES:
         check_bodies(view)
 
@@ -83,6 +93,8 @@ def follows(view: View, i: int) -> bool:
         return True  # each element is looked at
     if isinstance(first, Labels) and view.op == "TopK":
         return same_candidates(view)
+    if view.op in AMOUNTS and i == 1:
+        return is_amount(view, first)
     if any(isinstance(m, Lookup) for m in view.marks):
         if view.op in UNARY or view.op in BROADCASTING:
             return view.op != "Where" and view.new[i].value is not None
@@ -91,6 +103,15 @@ def follows(view: View, i: int) -> bool:
     if is_index(view) or (view.op in FILLING and is_filler(view, i)):
         return True
     return SHAPED.get(view.op) == i and view.new[0] is not view.old[0]
+
+
+def is_amount(view: View, found: Mark | None) -> bool:
+    """Whether it says how many detections or fillers there are, as an export of fewer classes does."""
+    if isinstance(found, Columns) and view.op == "Pad":
+        pads = [f[1].value for f in (view.old, view.new)]
+        old, new = (None if p is None else p.reshape(2, -1)[:, found.axis] for p in pads)
+        return old is not None and new is not None and np.array_equal(old, new)
+    return isinstance(found, Rows | Lookup)
 
 
 def is_filler(view: View, i: int) -> bool:
