@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, count, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -292,10 +292,17 @@ def _columns(item: Item, classes: Classes) -> Sequence[int]:
     if named and named != list(ids):
         raise UsageError(
             f"{item} is a name (column {_listed(named)}) and also reads as ids",
-            advice=f'Write the name in quotes, "{item.text}", or the id {ids[0]} as the range '
-            f"{ids[0]}-{ids[0]}.",
+            advice=f'Write the name in quotes, "{item.text}", or the {"ids" if len(ids) > 1 else "id"} '
+            f"as {_never_a_name(ids, item, classes)}.",
         )
     return ids
+
+
+def _never_a_name(ids: Sequence[int], item: Item, classes: Classes) -> str:
+    """Write the ids as a range that is no class's name; zeros in front mean nothing."""
+    padded = ("0" * zeros + item.text for zeros in count(1))
+    return next(text for text in chain([f"{ids[0]}-{ids[-1]}"], padded)
+                if text != item.text and not _exact(text, classes))  # fmt: skip
 
 
 def _exact(text: str, classes: Classes) -> list[int]:
