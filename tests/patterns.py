@@ -636,7 +636,7 @@ def nms_scattered() -> Pattern:
 
 @pattern
 def nms_capped_by_the_class_count() -> Pattern:
-    """As many rows as the class count times a number says, filled up to 12 (combined NMS of TensorFlow)"""
+    """As many rows as the class count times a number, filled up to 12 (combined NMS of TensorFlow)"""
     scattered = nms_scattered()
     return changed(
         scattered,
