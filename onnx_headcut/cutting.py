@@ -197,7 +197,7 @@ def cut(  # noqa: PLR0913  (each is one option of the command line)
     if validation and verdict is None:
         progress("validating")
         subject = Subject(source, proto, plan, wanted, applied, source, known.plugins,
-                          written.proto, inlined)  # fmt: skip
+                          written.proto, inlined, known.classes.names)  # fmt: skip
         verdict = validated(subject, provider, inputs, options.input_shapes, ids, tolerances)
         if fit is not None and pictures is not None:
             verdict = proved(verdict, subject, fit, known.classes, pictures, provider)
@@ -268,7 +268,7 @@ def validate(  # noqa: PLR0913
         inlined = folded(known, plan, written, again)
         source = inlined.source if inlined is not None else source
     subject = Subject(source, other.proto, plan, wanted, applied, other, known.plugins,
-                      written.proto, inlined)  # fmt: skip
+                      written.proto, inlined, known.classes.names)  # fmt: skip
     verdict = validated(subject, provider, inputs, options.input_shapes, ids, tolerances)
     return replace(verdict, notes=(*plan.notes, *verdict.notes))
 

@@ -49,6 +49,8 @@ class Subject:
     written: onnx.ModelProto | None = None
     """The original with all its calls of local functions."""
     inlined: Inlined | None = None
+    names: tuple[str | None, ...] = ()
+    """What the original's columns are called, as far as that is known."""
 
 
 def validated(
@@ -71,6 +73,7 @@ def validated(
         shapes={name: tuple(dims) for name, dims in input_shapes.items()},
         ids=ids,
         tolerances={name: Tolerance(*pair) for name, pair in (tolerances or {}).items()},
+        names=subject.names,
     )
     verdict = hold(
         original,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from conftest import from_text
 from onnx import numpy_helper
 from test_validate import FULL, KEPT, Tiny, check
 
@@ -98,12 +99,66 @@ def test_other_inputs_are_tried_before_giving_up(monkeypatch: pytest.MonkeyPatch
     verdict = check(NMS, CUT)
     assert seeds == [0, 1, 2]
     assert verdict.status == "passed"
-    assert any("seed 2" in note for note in verdict.notes)
+    assert verdict.feeds[0].startswith("seed ")
+    assert any("other synthetic inputs showed" in note for note in verdict.notes)
     seeds.clear()
     assert check(NMS, CUT, settings=Settings(searches=0)).status == "inconclusive"
     image = np.zeros((1, 3, 12, 12), np.float32)
     check(NMS, CUT, feeds=[NamedFeed("mine", {"image": image})])
     assert seeds == [0, 0]  # the user's own inputs are not exchanged for others
+
+
+RARE = """<ir_version: 8, opset_import: ["": 17],
+            metadata_props: ["names": "['cat', 'dog', 'fox', 'owl', 'bee']"]>
+  g (float[1,3,16,16] image) => (int64[D,3] picks, float[1,5,16] scores)
+  <float[5,3,4,4] cls_w, float[1,3,4,4] obj_w, float[1] obj_b, float[1,16,4] boxes,
+   int64[3] wide = {1,5,16}, int64[3] narrow = {1,1,16},
+   int64[1] most = {10}, float[1] overlap = {0.5}, float[1] least = {0.3}> {
+    c = Conv <strides = [4, 4]> (image, cls_w)  logits = Reshape (c, wide)  cp = Sigmoid (logits)
+    o = Conv <strides = [4, 4]> (image, obj_w, obj_b)  ol = Reshape (o, narrow)  op = Sigmoid (ol)
+    scores = Mul (cp, op)
+    picks = NonMaxSuppression (boxes, scores, most, overlap, least) }"""
+
+
+def rare(rarity: float) -> onnx.ModelProto:
+    """A detector whose scores are times an objectness that the picture has to earn."""
+    corner = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(1, 16, 2) * 4.0
+    model = from_text(RARE)
+    said = {"obj_b": np.array([-rarity]), "boxes": np.concatenate([corner, corner + 4], 2)}
+    for tensor in model.graph.initializer:
+        if tensor.name in said:
+            value = said[tensor.name].astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    return model
+
+
+def test_inputs_are_searched_for_those_on_which_something_is_found() -> None:
+    assert hc.cut(rare(-1), "cat,owl", provider="cpu").verdict.feeds[0].startswith("synthetic 0")
+    verdict = hc.cut(rare(5), "cat,owl", provider="cpu").verdict
+    assert verdict, verdict.lines()
+    assert all(name.startswith("seed ") for name in verdict.feeds)
+    assert sum(row.matched for row in verdict.outputs) > 5
+
+
+@pytest.mark.parametrize("rarity", [12, 40])
+def test_what_no_input_shows_is_told_by_name_with_what_to_do(
+    rarity: float, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    """At 40, the objectness is so near to nothing that no class moves even the scores."""
+    model = rare(rarity)
+    onnx.save(model, tmp_path / "rare.onnx")
+    asked = ("cut", "rare.onnx", "--keep", "cat,owl", "--output", "cut.onnx")
+    done = run_here(*asked)
+    words = " ".join(done.out.split())
+    assert done.code == 1
+    assert "Validated inconclusive" in words
+    assert "detections of cat (column 0), owl (column 3) were never seen" in words
+    assert "give pictures in which the original finds these classes (--image, --input)" in words
+    assert not (tmp_path / "cut.onnx").exists()
+    weight = next(t for t in model.graph.initializer if t.name == "obj_w")
+    np.savez("mine.npz", image=2 * np.tile(numpy_helper.to_array(weight), (1, 1, 4, 4)))
+    done = run_here(*asked, "--input", "mine.npz")
+    assert done.code == 0, done.out + done.err
 
 
 def test_ties_are_told_from_wrong_ids() -> None:

@@ -23,6 +23,7 @@ from onnx_headcut.validation.companions import left_behind
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
+from onnx_headcut.validation.searching import ranked
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import structural
 from onnx_headcut.validation.synthetic import synthetic
@@ -116,24 +117,37 @@ def _search(
 ) -> Verdict:
     """Validate on one seed's inputs, and on others where these show too little."""
     best: Verdict | None = None
+    feeds, others = subject.feeds, None
     for attempt in range(settings.searches + 1):
         chosen = replace(settings, seed=settings.seed + attempt)
         proof = _Proof(subject, columns, chosen, chunk)
         cut_sites = proof.check_declared(subject.sites, subject.cut_sites)
         if not proof.ledger.failures:
-            proof.run(subject.sites, cut_sites, subject.feeds)
+            proof.run(subject.sites, cut_sites, feeds)
         verdict = proof.verdict(claims)
         if attempt and verdict.status != "inconclusive":
-            note = f"the inputs of seed {chosen.seed} showed what those of {settings.seed} did not"
+            note = f"other synthetic inputs showed what those of seed {settings.seed} did not"
             verdict = replace(verdict, notes=(*verdict.notes, note))
         if best is None or verdict.status != "inconclusive" or _seen(verdict) > _seen(best):
             best = verdict
         # Other inputs may show more, where it is inputs that showed too little.
-        if not proof.ledger.unshown or subject.feeds or verdict.status != "inconclusive":
+        if not proof.ledger.unshown or verdict.status != "inconclusive":
+            return best
+        if subject.feeds:
+            return _with_advice(best, "")
+        others = proof.others(settings) if others is None else others[settings.count :]
+        if not others:
             break
+        feeds = others[: settings.count]
     if best is None:  # pragma: no cover  (there is always a first attempt)
         raise RuntimeError
-    return best
+    seeds = f"{settings.seed + 1} to {settings.seed + settings.searched}"
+    return _with_advice(best, f"the synthetic inputs of seeds {seeds} showed no more; ")
+
+
+def _with_advice(verdict: Verdict, searched: str) -> Verdict:
+    advice = f"{searched}give pictures in which the original finds these classes (--image, --input)"
+    return replace(verdict, notes=(*verdict.notes, advice))
 
 
 def _know(tolerances: Iterable[str], model: Model, sites: Sequence[Site]) -> None:
@@ -169,6 +183,7 @@ class _Proof:
         self.pair: Pair | None = None
         self.used: list[str] = []
         self.first: Feed | None = None
+        self.layout: Layout | None = None
         self.deployed: Deployed | None = None
 
     def check_declared(
@@ -223,6 +238,14 @@ class _Proof:
         except CutBroken as error:
             self.ledger.fail(str(error))
 
+    def others(self, settings: Settings) -> list[NamedFeed]:
+        """Synthetic inputs on which the original finds more than nothing, best first."""
+        if self.pair is None or self.layout is None:
+            return []
+        twin = self.pair.original
+        reached = [name for name in twin.outputs if name in twin.flow.reached]
+        return ranked(self.pair, self.layout.rows or reached, settings)
+
     def _run(
         self, sites: Sequence[Site], cut_sites: Sequence[Site], feeds: Sequence[NamedFeed]
     ) -> None:
@@ -246,7 +269,7 @@ class _Proof:
             self.first = feed.feed if self.first is None else self.first
             self.ledger.provider = pair.provider
             if layout is None:
-                layout = self._layout(pair, sites)
+                layout = self.layout = self._layout(pair, sites)
                 sets = Sets(pair, layout, self.ledger, self.columns, self.settings)
                 sets.prove()
                 if layout.dense:

@@ -156,8 +156,8 @@ class Ledger:
         elif unseen:
             self.unshown = True
             self.doubt(
-                f"{'detections' if self.detects else 'values'} of class column"
-                f"{'s' if len(unseen) > 1 else ''} {', '.join(map(str, unseen))} were never seen"
+                f"{'detections' if self.detects else 'values'} of {self.settings.called(unseen)}"
+                " were never seen"
             )
 
     def output_rows(self) -> tuple[OutputRow, ...]:
@@ -215,6 +215,12 @@ class Layout:
             self.ledger.doubt(
                 f"{name}: no class moves it, in neither model: its scores are rounded to nothing "
                 "(a quantizer whose steps are made for boxes or logits beside them)"
+            )
+        elif before.kind == after.kind == "apart" and before.shape != after.shape:
+            self.ledger.unshown = True
+            self.ledger.doubt(
+                f"{name}: no class moves it, in neither model, on these inputs (a score may be times"
+                " an objectness of nothing), so that its positions cannot be told"
             )
         elif before.kind == "apart":
             self.apart.append(name)

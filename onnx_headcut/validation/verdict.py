@@ -27,8 +27,9 @@ class Settings:
     whether label outputs of the cut say the new ids (``compact``) or the original's. ``tolerances``
     overrides the tolerance of single outputs. ``rounds`` bounds how often each score tensor is
     excited with another arrangement of classes; ``searches`` how often other synthetic inputs are
-    tried where these have shown too little. ``unmatched`` is the fraction of detections that
-    may be without a partner: 0, unless kernels are not deterministic.
+    tried where these have shown too little, the best of those of ``searched`` seeds. ``unmatched`` is
+    the fraction of detections that may be without a partner: 0, unless kernels are not deterministic.
+    ``names`` are what columns are called in reasons, where that is known.
     """
 
     count: int = 3
@@ -38,7 +39,14 @@ class Settings:
     tolerances: dict[str, Tolerance] = field(default_factory=dict)
     rounds: int = 8
     searches: int = 2
+    searched: int = 12
     unmatched: float = 0.0
+    names: tuple[str | None, ...] = ()
+
+    def called(self, columns: Sequence[int]) -> str:
+        """Name columns: what they are called and their numbers."""
+        known = {at: name for at, name in enumerate(self.names) if name}
+        return ", ".join(f"{known[c]} (column {c})" if c in known else f"column {c}" for c in columns)
 
 
 @dataclass(frozen=True)
