@@ -12,7 +12,7 @@ from variants import COLUMNS, KEEP, ORDER, picture, retyped, run, shapes, weight
 
 import onnx_headcut as hc
 from onnx_headcut.labels import Site
-from onnx_headcut.validation.compare import halves
+from onnx_headcut.validation.half import halves, widen
 from onnx_headcut.validation.reference import NEVER, never
 
 ACTIVATIONS = ["raw", "softmax", "sigmoid"]
@@ -59,6 +59,27 @@ def test_the_halves_that_a_graph_computes_in() -> None:
     model.graph.node.append(helper.make_node("Cast", ["logits"], ["narrow"], to=10))
     assert halves(model.graph) == {np.dtype(np.float16)}
     assert halves(retyped(tiny(), TensorProto.FLOAT16).graph) == {np.dtype(np.float16)}
+
+
+HALF = """<ir_version: 10, opset_import: ["": 21, "local": 1]>
+half (float16[2,3] x, bool b) => (float16[2,3] y) <float16[3] w = {15360, 16384, 16896}> {
+  c = Cast <to = 16> (x)  d = CastLike (c, w)  e = Add (d, w)
+  f = If (b) <then_branch = t () => (float16[2,3] u) { u = local.twice (e) },
+              else_branch = f () => (float16[2,3] v) { v = Neg (e) }>
+  g = ConstantOfShape <value = float16[1] {16384}> (to)  y = Mul (f, g) }
+<domain: "local", opset_import: ["": 21]> twice (a) => (o) {
+  two = Constant <value = float16 {16384}> ()  o = Mul (a, two) }"""
+
+
+def test_half_precision_is_taken_out_everywhere() -> None:
+    """The text holds halves as bits: 1 is 15360, 2 is 16384."""
+    model = onnx.parser.parse_model(HALF)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "to"))
+    feed = {"x": np.float32([[0.1, 0.2, 0.3], [7, 8, 9]]), "b": np.ones((), bool)}
+    assert widen(model) == {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(run(model, feed)[0], (feed["x"] + np.float32([1, 2, 3])) * 4)
+    assert widen(model) == set()
 
 
 def test_half_precision_scores_near_the_end_of_their_type_are_masked() -> None:

@@ -1,7 +1,7 @@
-"""Detections picked behind quantizers: ties by rounding do not fail a right cut, nor save a wrong one.
+"""Detections picked behind rounding: ties do not fail a right cut, nor save a wrong one.
 
-The patterns' own detectors, with their activated scores rounded to 8 bits, or to so few steps that
-most scores are equal.
+The patterns' own detectors, with their activated scores rounded to 8 bits, to so few steps that
+most scores are equal, or to half precision.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from patterns import PATTERNS, REFUSED
 from test_planted import MISTAKES, kept
 
@@ -20,6 +20,7 @@ from onnx_headcut.validation import Settings, probe
 from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.unrounded import unrounded
 
+FLOAT, BFLOAT16 = TensorProto.FLOAT, TensorProto.BFLOAT16
 BODIES = ("loop", "if_body", "scan")
 """onnxruntime 1.31 aborts where a body reads what a DequantizeLinear gives."""
 ROWS = [
@@ -27,12 +28,12 @@ ROWS = [
     if name not in REFUSED and PATTERNS[name]().kind == "rows"
     and not any(word in name for word in BODIES)
 ]  # fmt: skip
-STEPS = {"255": 1 / 255, "21": 12 / 255}
+STEPS = {"255": 1 / 255, "21": 12 / 255, "bfloat16": 0.0}
 PLANTED = [mistake for mistake, (name, _) in MISTAKES.items() if name in ROWS]
 
 
 def rounded(name: str, step: float = 1 / 255) -> onnx.ModelProto:
-    """A pattern with a quantizer behind its activation."""
+    """A pattern with a quantizer behind its activation; casts to half and back for a step of 0."""
     model = PATTERNS[name]().model()
     graph = model.graph
     for value, tensor in (("q_step", np.float32(step)), ("q_zero", np.uint8(0))):
@@ -44,11 +45,14 @@ def rounded(name: str, step: float = 1 / 255) -> onnx.ModelProto:
         if node.op_type in {"Softmax", "Sigmoid"}:
             value = node.output[0]
             graph.node[-1].output[0] = f"{value}_raw"
-            for op, one, other in (
-                ("QuantizeLinear", f"{value}_raw", f"{value}_q"),
-                ("DequantizeLinear", f"{value}_q", value),
-            ):
-                graph.node.append(helper.make_node(op, [one, "q_step", "q_zero"], [other], name=other))
+            way = [f"{value}_raw", f"{value}_q", value]
+            for k, op in enumerate(("QuantizeLinear", "DequantizeLinear")):
+                added = (
+                    helper.make_node(op, [way[k], "q_step", "q_zero"], [way[k + 1]], name=way[k + 1])
+                    if step
+                    else helper.make_node("Cast", [way[k]], [way[k + 1]], to=(BFLOAT16, FLOAT)[k])
+                )
+                graph.node.append(added)
     return model
 
 
@@ -82,10 +86,11 @@ def test_a_right_cut_passes(name: str, step: str) -> None:
     assert found.status == "passed", found.reasons
 
 
+@pytest.mark.parametrize("step", ["255", "bfloat16"])
 @pytest.mark.parametrize("mistake", PLANTED)
-def test_a_mistake_does_not_pass(mistake: str) -> None:
+def test_a_mistake_does_not_pass(mistake: str, step: str) -> None:
     name, make = MISTAKES[mistake]
-    model = rounded(name)
+    model = rounded(name, STEPS[step])
     cut = cut_of(name, model, kept(name))
     make(cut)
     found = verdict(name, model, cut)

@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    import onnx
 
 Array = npt.NDArray[Any]
 
@@ -80,7 +77,6 @@ TOLERANCES = {
 PROVIDERS = {"tensorrt": 10.0, "openvino": 10.0, "dml": 10.0, "coreml": 100.0}
 EXACT = Tolerance(0.0, 0.0)  # whole numbers and truth values: label ids, counts, indices
 _NARROWEST = ("bfloat16", "float16", "float32", "float64")
-_HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def tolerance_for(dtype: np.dtype[Any], through: Iterable[np.dtype[Any]] = ()) -> Tolerance:
@@ -89,22 +85,6 @@ def tolerance_for(dtype: np.dtype[Any], through: Iterable[np.dtype[Any]] = ()) -
         return EXACT
     names = {dtype.name, *(other.name for other in through)}
     return TOLERANCES[next(name for name in _NARROWEST if name in names)]
-
-
-def halves(graph: onnx.GraphProto) -> set[np.dtype[Any]]:
-    """Give the types of half precision that a graph computes in.
-
-    They are its inputs', or what it casts to. A weight that is stored in half and cast is not
-    among them. Scores that are float32 where they are masked may have been half before, and be
-    half again behind: converters leave an activation in float32 between two casts.
-    """
-    stored = {tensor.name for tensor in graph.initializer}
-    stored.update(node.output[0] for node in graph.node if node.op_type == "Constant")
-    types = {v.type.tensor_type.elem_type for v in graph.input if v.name not in stored}
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] not in stored:
-            types.update(a.i for a in node.attribute if a.name == "to")
-    return {helper.tensor_dtype_to_np_dtype(t) for t in types & _HALVES}
 
 
 @dataclass(frozen=True)

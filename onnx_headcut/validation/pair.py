@@ -19,8 +19,8 @@ import onnx
 from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.labels import NONE
 from onnx_headcut.validation import probe
-from onnx_headcut.validation.compare import halves
 from onnx_headcut.validation.excite import Exciter, places
+from onnx_headcut.validation.half import halves
 from onnx_headcut.validation.integers import quantizes
 from onnx_headcut.validation.reference import (
     Runner,

@@ -27,6 +27,7 @@ from onnx import TensorProto, helper
 
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import NONE, Site
+from onnx_headcut.validation.half import Wide
 from onnx_headcut.validation.integers import TYPES, Integers
 from onnx_headcut.validation.unrounded import Steps, unrounded
 
@@ -148,7 +149,7 @@ class Twin:
         if found is None:
             return None
         twin = shallow(self)
-        twin._tail = self._open(found[0])  # noqa: SLF001  (a copy of its own)
+        twin._tail = Wide(self._open(found[0]))  # noqa: SLF001  (a copy of its own)
         return twin, found[1]
 
     def _inputs(self) -> set[str]:

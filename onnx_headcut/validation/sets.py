@@ -279,9 +279,10 @@ class Sets:
             pairs = d.match(expected, found, self._allowed(group, expected, reference))
             if pairs.missing or pairs.extra:
                 self.ledger.note(
-                    f"{_title(group)}: rounding to 8 bits makes equal scores, and which of equals is"
-                    f" taken depends on their order: {len(pairs.missing)} of {len(expected)}"
-                    " detections of an input have no partner; without that rounding all are compared"
+                    f"{_title(group)}: rounding to 8 bits or half precision makes equal scores, and"
+                    f" which of equals is taken depends on their order: {len(pairs.missing)} of"
+                    f" {len(expected)} detections of an input have no partner; without that rounding"
+                    " all are compared"
                 )
 
     def _compare(

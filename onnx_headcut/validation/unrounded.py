@@ -5,7 +5,7 @@ scores a NonMaxSuppression or a top-k takes depends on their order, which a cut 
 it takes decides what else is left: a right cut can find other boxes than its reference. So where
 detections are picked behind quantizers, they are compared without the rounding: each QuantizeLinear
 becomes the division and the sum that it rounds, and what reads its integers reads these numbers.
-Everything else stays what it is.
+Half precision becomes float32. Everything else stays what it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_headcut.validation.half import widen
 from onnx_headcut.validation.integers import quantizes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})
 _INTEGERS_ONLY = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 
 Steps = frozenset[tuple[float, float]]
-"""Scale and zero point of the quantizers that were taken out."""
+"""Scale and zero point of the quantizers that were taken out; 0 and the type of half precision."""
 
 
 def unrounded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Steps] | None:
@@ -40,9 +41,9 @@ def unrounded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Steps] | None:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
+    steps = {(0.0, float(elem_type)) for elem_type in widen(copy)}
     known = _constants(graph)
     free: set[str] = set()  # values that were integers
-    steps: set[tuple[float, float]] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         told = _step(node, known)
