@@ -19,7 +19,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.facts import of_type
 from onnx_headcut.model import captures, subgraphs_of, to_array
-from onnx_headcut.provenance import WEIGHTED
+from onnx_headcut.ops import WEIGHTED
 from onnx_headcut.storage.tensors import with_data_of
 from onnx_headcut.walking import walk
 

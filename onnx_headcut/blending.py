@@ -24,9 +24,9 @@ from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import Labels
 from onnx_headcut.operands import PASSING
+from onnx_headcut.ops import MOVING
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.plan import Step
-from onnx_headcut.provenance import MOVING
 from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from onnx import helper
 
 from onnx_headcut.facts import Fact, attributes
 from onnx_headcut.model import all_tensors
+from onnx_headcut.ops import WEIGHTED
 from onnx_headcut.plain import plain, simple
-from onnx_headcut.provenance import WEIGHTED
 from onnx_headcut.storage.lean import size
 
 if TYPE_CHECKING:

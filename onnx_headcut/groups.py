@@ -14,7 +14,8 @@ import numpy as np
 
 from onnx_headcut.labels import NONE, Labels
 from onnx_headcut.model import captures
-from onnx_headcut.provenance import KEEPING, MOVING, NOTHING
+from onnx_headcut.ops import KEEPING, MOVING
+from onnx_headcut.provenance import NOTHING
 
 if TYPE_CHECKING:
     from onnx_headcut.provenance import Flow

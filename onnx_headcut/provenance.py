@@ -1,6 +1,6 @@
 """Where the elements of a tensor come from: which node with weights, which channel, by which ops.
 
-From every *candidate head* (a node with weights behind which no other node with weights comes)
+From every candidate head (`candidates`)
 the numbers of its output's elements are sent through the ops that move or transform elements one
 by one. At any tensor behind, the axis along which only the channel changes, never the place in the
 picture, is where classes can lie; and columns that came the same way form a group. Channel counts
@@ -12,17 +12,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_headcut import limits
-from onnx_headcut.errors import CallReached
+from onnx_headcut.candidates import Candidates
 from onnx_headcut.facts import attributes
-from onnx_headcut.model import captures
-from onnx_headcut.plain import plain, simple
-from onnx_headcut.rules import elementwise
-from onnx_headcut.rules.heads import channel_axis
+from onnx_headcut.ops import BROADCASTING, KEEPING, MOVING, PASSING, WEIGHTED
+from onnx_headcut.plain import simple
 from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
@@ -30,73 +28,13 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from onnx_headcut.candidates import Leaf
     from onnx_headcut.facts import Array
     from onnx_headcut.interpreter import Interpreter
     from onnx_headcut.scope import Scope
 
-WEIGHTED = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedMatMul", "FusedGemm",
-     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DeformConv",
-     "MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GemmFloat8", "NhwcConv"}
-)  # fmt: skip
-
-MIXING = frozenset(
-    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
-     "Einsum", "GridSample", "Attention", "MultiHeadAttention", "Resize", "Upsample",
-     "GlobalAveragePool", "LRN", "LpNormalization", "CumSum", "SimplifiedLayerNormalization",
-     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "QAttention"}
-)  # fmt: skip
-"""Ops behind which features are meant, not scores."""
-
-MOVING = frozenset(
-    {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Expand",
-     "Tile", "Concat", "DepthToSpace", "SpaceToDepth"}
-)  # fmt: skip
-
-ACTIVATIONS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"})
-
-PASSING = frozenset(
-    [*elementwise.UNARY, *elementwise.BROADCASTING, "Softmax", "LogSoftmax",
-     "BatchNormalization", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"]
-)  # fmt: skip
-
-KEEPING = frozenset(
-    {"Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-)
-"""Ops behind which a score is the same score."""
-
-REDUCING = frozenset(
-    {"ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceProd", "MaxPool",
-     "AveragePool", "GlobalMaxPool"}
-)  # fmt: skip
-
 NOTHING = -1
 MIXED = -2
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A candidate head: node number, its output, and where the numbers of its places start."""
-
-    node: int
-    value: str
-    shape: tuple[int, ...]
-    axis: int
-    start: int
-    activation: str = ""
-    """What the node itself applies to its scores (FusedConv)."""
-
-    @property
-    def places(self) -> int:
-        """Number of elements of one channel."""
-        return math.prod(self.shape) // max(self.shape[self.axis], 1)
-
-    def numbers(self, bits: int, dtype: type[np.integer[Any]]) -> Array:
-        """Number every element: its place (unique among all heads), then ``bits`` for its channel."""
-        apart = [1 if a == self.axis else n for a, n in enumerate(self.shape)]
-        along = [n if a == self.axis else 1 for a, n in enumerate(self.shape)]
-        places = np.arange(self.start, self.start + self.places, dtype=dtype).reshape(apart)
-        return (places << bits) | np.arange(self.shape[self.axis], dtype=dtype).reshape(along)
 
 
 @dataclass
@@ -148,51 +86,16 @@ class Flow:
             if node.op_type in MOVING | PASSING and any(n in self.origins for n in node.input):
                 self._step(node)
 
-    @cached_property
-    def layers(self) -> set[tuple[str, str]]:
-        """Local functions with a weighted node in them, or in what they call."""
-        found: set[tuple[str, str]] = set()
-        before = -1
-        while len(found) > before:
-            before = len(found)
-            for name, function in self.interpreter.functions.items():
-                calls = {(n.domain, n.op_type) for n in function.node}
-                if calls & found or any(simple(n).op_type in WEIGHTED for n in function.node):
-                    found.add(name)
-        return found
-
     def _find_leaves(self) -> None:
-        hidden: dict[str, bool] = {}
-        start = 0
-        for i in reversed(range(len(self.scope.graph.node))):
-            node = self.scope.graph.node[i]
-            for name in node.output:
-                hidden[name] = self._is_hidden(name, hidden)
-            if self._is_layer(node) or not self.deep.isdisjoint(node.output):
-                self.deep.update([*node.input, *captures(node)])
-        self._refuse_calls(hidden)
-        for i, original in enumerate(self.scope.graph.node):
-            form = plain(original)
-            node = original if form is None else form.node
-            if node.op_type not in WEIGHTED or not node.output:
-                continue
-            if hidden[node.output[0]]:
-                if node.output[0] not in self.deep and self._is_stored(node.input[1]):
-                    self.unread.append(i)
-                continue
-            if self._is_expectation(node):
-                continue
-            shape = self.scope.old(node.output[0]).static
-            weight_first = node.op_type == "MatMul" and self._is_stored(node.input[0])
-            if shape is None or len(shape) < 2 or not (weight_first or self._is_stored(node.input[1])):
-                continue
-            axis = channel_axis(original, len(shape), weight_first=weight_first)
-            self._hold(original, shape)
-            leaf = Leaf(i, node.output[0], shape, axis, start, form.activation if form else "")
+        candidates = Candidates(self.scope, self.interpreter)
+        self.deep = candidates.deep
+        for leaf in candidates.leaves():
+            self._hold(self.scope.graph.node[leaf.node], leaf.shape)
             self.leaves.append(leaf)
-            start += leaf.places
+        self.unread = candidates.unread
         self.bits = max((v.shape[v.axis] for v in self.leaves), default=1).bit_length()
-        dtype = np.int32 if start << self.bits < 2**31 else np.int64
+        places = sum(leaf.places for leaf in self.leaves)
+        dtype = np.int32 if places << self.bits < 2**31 else np.int64
         for leaf in self.leaves:
             origin = Origin(leaf.numbers(self.bits, dtype), 0)
             if leaf.activation:
@@ -205,58 +108,6 @@ class Flow:
         self._held += math.prod(shape)
         limits.check_all(node, self._held)
 
-    def _refuse_calls(self, hidden: dict[str, bool]) -> None:
-        """Say which calls have weights in them and may make the class scores."""
-        nodes = self.scope.graph.node
-        found = [i for i, node in enumerate(nodes) if (node.domain, node.op_type) in self.layers
-                 and not all(hidden[o] for o in node.output)]  # fmt: skip
-        if found:
-            first = nodes[found[0]]
-            raise CallReached(
-                "a local function with weights in it may make the class scores",
-                [(i,) for i in found],
-                node=first.name or first.output[0],
-                op=first.op_type,
-            )
-
-    def _is_layer(self, node: onnx.NodeProto) -> bool:
-        """Whether it has weights of its own, or calls what has."""
-        form = simple(node)
-        if form.op_type not in WEIGHTED:
-            return (node.domain, node.op_type) in self.layers
-        return any(map(self._is_stored, form.input[:2])) and not self._is_expectation(form)
-
-    def _is_stored(self, name: str) -> bool:
-        return is_fixed(self.scope, name)
-
-    def _is_hidden(self, name: str, hidden: dict[str, bool]) -> bool:
-        """Whether ``name`` reaches another node with weights by ops that keep features features."""
-        for i in self.scope.index.consumers.get(name, ()):
-            node = simple(self.scope.graph.node[i])
-            at = [k for k, n in enumerate(node.input) if n == name]
-            if not at and name in self.scope.graph.node[i].input:
-                continue  # a scale or a zero point
-            if (node.domain, node.op_type) in self.layers:
-                return True
-            if node.op_type in WEIGHTED | MIXING and not self._is_expectation(node):
-                return True
-            if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
-                return True
-            data = node.op_type != "Gather" or 0 in at
-            called = (node.domain, node.op_type) in self.interpreter.functions
-            passing = node.op_type in MOVING | PASSING | REDUCING and node.op_type != "Where"
-            further = any(hidden.get(o, False) for o in node.output)
-            if further and (called or (passing and data)):
-                return True
-        return False
-
-    def _is_expectation(self, node: onnx.NodeProto) -> bool:
-        """Whether its weights are 0, 1, 2, …: the mean of a distribution (DFL), no layer."""
-        weight = self.scope.old(node.input[1]).value if len(node.input) > 1 else None
-        if weight is None or weight.size < 2 or weight.size != max(weight.shape):
-            return False
-        return bool((weight.ravel() == np.arange(weight.size)).all())
-
     def _step(self, node: onnx.NodeProto) -> None:
         shapes = [self.scope.old(o).static for o in node.output if o]
         if None in shapes:
@@ -265,7 +116,7 @@ class Flow:
             self._hold(node, shape or ())
         if node.op_type in MOVING:
             moved = self._move(node)
-        elif node.op_type in elementwise.BROADCASTING:
+        elif node.op_type in BROADCASTING:
             moved = [self._combine(node)]
         else:
             moved = [self._pass(node)]
@@ -366,11 +217,11 @@ class Flow:
     def _is_factor(self, name: str) -> bool:
         """Whether ``name`` is stored, or a scalar of the picture's times what is stored."""
         maker = self.scope.node_of(name)
-        if self._is_stored(name) or maker is None or maker.op_type != "Mul":
-            return self._is_stored(name)
+        if is_fixed(self.scope, name) or maker is None or maker.op_type != "Mul":
+            return is_fixed(self.scope, name)
         shapes = [self.scope.old(n).static for n in maker.input]
         return all(
-            self._is_stored(n) or (shape is not None and math.prod(shape) == 1)
+            is_fixed(self.scope, n) or (shape is not None and math.prod(shape) == 1)
             for n, shape in zip(maker.input, shapes, strict=True)
         )
 

@@ -18,8 +18,8 @@ from onnx_headcut.errors import CallReached, GraphRefused
 from onnx_headcut.front import behind
 from onnx_headcut.labels import NONE, Labels, Site
 from onnx_headcut.model import metadata_of
+from onnx_headcut.ops import ACTIVATIONS, BROADCASTING, MOVING, WEIGHTED
 from onnx_headcut.plain import simple
-from onnx_headcut.provenance import MOVING, WEIGHTED
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
 from onnx_headcut.rules.movement import varying
@@ -98,13 +98,13 @@ class _Walk:
         node = simple(self.scope.graph.node[at])
         if node.op_type in WEIGHTED:
             self._head(at, node, labels)
-        elif node.op_type in {"Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid"} and not activated:
+        elif node.op_type in ACTIVATIONS and not activated:
             self._activation(node, value, labels)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)
         elif node.op_type in MOVING:
             self._move(node, value, labels, activated=activated)
-        elif node.op_type in elementwise.BROADCASTING:
+        elif node.op_type in BROADCASTING:
             self._combine(node, labels, activated=activated)
         elif node.op_type in KEEPING_PLACES:
             self.back(node.input[0], labels, activated=activated)

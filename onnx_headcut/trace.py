@@ -21,6 +21,7 @@ from onnx_headcut.facts import UNKNOWN, Fact, same_fact
 from onnx_headcut.front import RENORMALIZED
 from onnx_headcut.labels import Labels, Lookup, Mark, Option, Selection, Whole
 from onnx_headcut.model import captures
+from onnx_headcut.ops import CONTROL
 from onnx_headcut.rivals import rivalry
 from onnx_headcut.rules import companions, counts, outcome
 from onnx_headcut.rules.deciding import decide_output
@@ -146,7 +147,7 @@ class Trace:
             or (scope.captures_marks(node))
         )
         if not marked:
-            if node.op_type in counts.BODIES:
+            if node.op_type in CONTROL:
                 counts.check_bodies(view)
             if any(n is not o for n, o in zip(view.new, view.old, strict=True)):
                 self.follow(view)

@@ -18,8 +18,8 @@ from patterns import PATTERNS
 from plugin_patterns import PLUGINS
 
 from onnx_headcut import plain
+from onnx_headcut.ops import CONTROL
 from onnx_headcut.rules import (
-    control,
     detections,
     elementwise,
     heads,
@@ -71,7 +71,7 @@ FAMILIES: dict[str, Iterable[str]] = {
     "over classes": scores.RULES,
     "choosing detections": detections.RULES,
     "reading by index": indexing.RULES,
-    "control flow": control.OPS,
+    "control flow": CONTROL,
     "detection plugins, in any domain": plugins.KNOWN,
     "quantized and fused": [f"{d}:{op}" if d else op for d, op in plain.FORMS],
 }

@@ -10,7 +10,7 @@ carries `Labels`; register it with the op's name in the family's file, or here f
 
 Ask first whether a family has it: ops that move elements without computing (`movement`) need no
 rule of their own, the op itself is run on element numbers; ops that work element by element
-(`elementwise`) need a name in a list. A rule never edits anything, and need not worry about the
+(`elementwise`) need a name in a list (`ops`). A rule never edits anything, and need not worry about the
 shapes of its outputs: the engine infers the edited node and refuses what does not fit the labels.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from onnx_headcut.errors import CallReached
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
+from onnx_headcut.ops import CONTROL
 from onnx_headcut.plain import FORMS
 from onnx_headcut.rules import (
     branches,
@@ -85,7 +86,7 @@ def outcome(view: View, head: Labels | None) -> Outcome:
             op=view.op,
             path=view.trace.path(view.scope, view.place[-1]),
         )
-    if view.op in control.OPS:
+    if view.op in CONTROL:
         return control.control(view)
     shown = quantized.shown(view)
     if isinstance(shown, quantized.PlainView):
@@ -95,7 +96,7 @@ def outcome(view: View, head: Labels | None) -> Outcome:
 
 def is_built_in(domain: str, op: str) -> bool:
     """Whether the tool has a rule of its own for an op."""
-    standard = {*RULES, *control.OPS, *head_rules.HEAD_OPS}
+    standard = {*RULES, *CONTROL, *head_rules.HEAD_OPS}
     return (domain == "" and op in standard) or (domain, op) in FORMS or op in plugins.KNOWN
 
 

@@ -26,9 +26,9 @@ from onnx_headcut.labels import (
     PerIteration,
     Rows,
 )
+from onnx_headcut.ops import UNARY
 from onnx_headcut.rules.bodies import shifted, traced
 from onnx_headcut.rules.deciding import commit, possible
-from onnx_headcut.rules.elementwise import UNARY
 from onnx_headcut.rules.iterated import lookup_of, table_choices
 from onnx_headcut.rules.stacked import joined
 from onnx_headcut.scope import is_fixed, is_stored

@@ -14,8 +14,8 @@ import numpy as np
 
 from onnx_headcut.facts import attributes
 from onnx_headcut.labels import NONE, Labels
+from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules.beside import says_classes
-from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.rules.movement import RULES as MOVING
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import View

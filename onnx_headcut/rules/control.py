@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from onnx_headcut.scope import Scope
     from onnx_headcut.view import View
 
-OPS = frozenset({"If", "Loop", "Scan"})
-
 
 def control(view: View) -> Outcome:
     """Trace the bodies, unless all that they see goes or stays as a whole."""

@@ -16,8 +16,8 @@ from onnx import TensorProto
 
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
+from onnx_headcut.ops import BROADCASTING, CONTROL, UNARY
 from onnx_headcut.rules import movement
-from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from onnx_headcut.view import View
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
-
-BODIES = frozenset({"If", "Loop", "Scan"})
 
 SHAPED = {"Reshape": 1, "Expand": 1, "Tile": 1}
 """Of ops on what has changed with the classes, the input that says its new shape."""
@@ -56,7 +54,7 @@ def check(view: View) -> None:
             + ("" if old is None or new is None else f", {new.item()} instead of {old.item()}")
             + "; outputs behind it have as many rows"
         )
-    if view.op in BODIES:
+    if view.op in CONTROL:
         check_bodies(view)
 
 
@@ -85,7 +83,7 @@ def follows(view: View, i: int) -> bool:
     if any(isinstance(m, PerIteration) for m in view.marks):
         known = zip(view.marks, view.old, strict=True)
         return all(m is not None or f.value is not None for m, f in known)
-    if view.op in BODIES:
+    if view.op in CONTROL:
         return bool(view.op != "If")
     if labelled and view.op in BROADCASTING:
         return stretched(view, i)

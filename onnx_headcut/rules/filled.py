@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from onnx_headcut.facts import attributes
-from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
+from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.storage.tensors import to_array
 

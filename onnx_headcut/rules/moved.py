@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Columns, Rows, Whole
-from onnx_headcut.rules import elementwise, indexing, movement, rounding, stacked
+from onnx_headcut.ops import BROADCASTING, UNARY
+from onnx_headcut.rules import indexing, movement, rounding, stacked
 from onnx_headcut.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ MOVING = frozenset({*movement.RULES, "GatherND", "GatherElements", "Identity", "
 CHOOSING = frozenset({"Max", "Min", "ReduceMax", "ReduceMin"})
 """Ops whose result moves as far as all that they choose from."""
 
-APART = frozenset({*elementwise.UNARY, *elementwise.BROADCASTING, *MOVING, *CHOOSING, "Pad"})
+APART = frozenset({*UNARY, *BROADCASTING, *MOVING, *CHOOSING, "Pad"})
 """Ops that boxes moved apart may pass on their way to where they are compared."""
 
 PAIRED = APART | {"Trilu", "ReduceSum"}

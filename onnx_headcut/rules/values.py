@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut.labels import Columns, Labels, Lookup, Option, Rows
+from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules.deciding import commit, decide, is_free, possible
-from onnx_headcut.rules.elementwise import BROADCASTING, UNARY
 from onnx_headcut.rules.joining import concat, filled, picked, scatter, where
 from onnx_headcut.rules.options import constant_choices, merge_options, prune
 from onnx_headcut.rules.stacked import joined
