@@ -18,9 +18,10 @@ from onnx import helper, numpy_helper
 from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, InputError
 from onnx_headcut.facts import of_type
-from onnx_headcut.model import captures, subgraphs_of, to_array
+from onnx_headcut.model import subgraphs_of, to_array
 from onnx_headcut.ops import WEIGHTED
 from onnx_headcut.storage.tensors import with_data_of
+from onnx_headcut.sweep import live, sweep
 from onnx_headcut.walking import walk
 
 if TYPE_CHECKING:
@@ -54,14 +55,16 @@ class Applied:
 def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None = None) -> Applied:
     """Make ``edits`` in ``proto`` itself. ``folder`` is where external data is read."""
     writer = _Writer(proto, folder)
-    graphs = [(g, _live(g)) for g in walk(proto.graph)]
+    graphs = [(g, live(g)) for g in walk(proto.graph)]
     resolved = [(edit, *ed.node_at(proto.graph, edit.place)) for edit in edits]
     # inputs are numbered as in the original, so a Concat loses its inputs last
     for edit, graph, node in sorted(resolved, key=lambda r: isinstance(r[0], ed.KeepInputs)):
         writer.write(edit, graph, node)
     writer.insert_nodes()
-    for graph, live in reversed(graphs):  # bodies first: what they capture stays used
-        _sweep(graph, live, writer.done)
+    for graph, used in reversed(graphs):  # bodies first: what they capture stays used
+        nodes, initializers = sweep(graph, used)
+        writer.done.nodes |= nodes
+        writer.done.initializers |= initializers
     writer.take_names()
     return writer.done
 
@@ -406,66 +409,6 @@ def renew_shapes(graph: onnx.GraphProto, changed: Mapping[str, tuple[Fact, Fact]
                 dim.Clear()
             else:
                 dim.dim_value = now
-
-
-# ------------------------------------------------------------------------------- sweeping up
-
-
-def _live(graph: onnx.GraphProto) -> set[str]:
-    """Names that an output of ``graph`` depends on."""
-    producer = {o: node for node in graph.node for o in node.output}
-    todo, live = [o.name for o in graph.output], set()
-    while todo:
-        name = todo.pop()
-        if not name or name in live:
-            continue
-        live.add(name)
-        node = producer.get(name)
-        if node is not None:
-            live.update(o for o in node.output if o)
-            todo += [*node.input, *captures(node)]
-    return live
-
-
-def _sweep_nodes(
-    graph: onnx.GraphProto, before: set[str], after: set[str], done: Applied
-) -> None:
-    gone, lost = [], set[str]()
-    for i, node in enumerate(graph.node):
-        if any(o in after for o in node.output):
-            continue
-        reads = not lost.isdisjoint([*node.input, *captures(node)])
-        if reads or any(o in before for o in node.output):
-            done.nodes.update(node.output[:1])
-            lost.update(filter(None, node.output))
-            gone.append(i)
-    for i in reversed(gone):
-        del graph.node[i]
-
-
-def _sweep(graph: onnx.GraphProto, before: set[str], done: Applied) -> None:
-    """Drop what was used before and is not any more; what was dead before is left alone.
-
-    Unless it reads what goes: then it goes, too.
-    """
-    after = _live(graph)
-    _sweep_nodes(graph, before, after, done)
-    read = {n for node in graph.node for n in [*node.input, *captures(node)]}  # dead ones too
-    unread = {t.name for t in graph.initializer if t.name in before and t.name not in after | read}
-    done.initializers |= unread
-    for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name in unread:
-            del graph.initializer[i]
-    for i in reversed(range(len(graph.input))):
-        if graph.input[i].name in unread:  # IR versions before 4 list initializers as inputs
-            del graph.input[i]
-    dropped = before - after - read
-    for i in reversed(range(len(graph.value_info))):
-        if graph.value_info[i].name in dropped:
-            del graph.value_info[i]
-    for i in reversed(range(len(graph.quantization_annotation))):
-        if graph.quantization_annotation[i].tensor_name in dropped:
-            del graph.quantization_annotation[i]
 
 
 def _is_finite(value: Array) -> bool:
