@@ -1,4 +1,4 @@
-"""Drop what nothing uses any more; what nothing used before is left alone, unless it reads what goes."""
+"""Drop what nothing uses any more; what was dead before stays, unless it reads what goes."""
 
 from __future__ import annotations
 
