@@ -136,6 +136,13 @@ Ids = Annotated[
         "original, the ids they have said so far.",
     ),
 ]
+IdsAsCut = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHICH",
+        help="What CUT's label outputs say, compact or original, where it does not say so itself.",
+    ),
+]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(
@@ -325,7 +332,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     head: Head = None,
     input_shape: InputShape = None,
     plugin: Plugin = None,
-    ids: Ids = "compact",
+    ids: IdsAsCut = None,
     seed: Seed = 0,
     scores: Scores = None,
     merge: Merge = None,
@@ -355,7 +362,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
             cut,
             keep,
             **reading,
-            ids=ids_of(ids),
+            ids=None if ids is None else ids_of(ids),
             seed=seed,
             scores=scores_of(scores),
             merge=merge_of(merge),

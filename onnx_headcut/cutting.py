@@ -222,7 +222,7 @@ def validate(  # noqa: PLR0913
     layout: str | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     plugins: Sequence[PluginLike] = (),
-    ids: Ids = "compact",
+    ids: Ids | None = None,
     seed: int = 0,
     scores: Scores | None = None,
     merge: Merge | None = None,
@@ -234,7 +234,7 @@ def validate(  # noqa: PLR0913
 ) -> Verdict:
     """Hold a cut model against its original; ``keep`` may be left out where metadata say it.
 
-    So may ``scores`` and ``merge``, which say how it was cut: see `cut`.
+    So may ``ids``, ``scores`` and ``merge``, which say how it was cut: see `cut`.
     """
     progress("reading")
     source = files.load(original, links=follow_links)
@@ -257,6 +257,8 @@ def validate(  # noqa: PLR0913
         exact = scores == "exact" or (scores is None and record is not None and record.exact)
         merge = merge or (wanted.merge if exact else None)
         wanted = applied_to("exact" if exact else "renormalized", merge, wanted, known)
+        if ids is None:
+            ids = "original" if record is not None and record.original_ids else "compact"
         plan = planned(known, wanted, ids)
     progress("validating")
     # what another tool made is held against the original by its numbers alone

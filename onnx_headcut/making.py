@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 from onnx_headcut import __version__
+from onnx_headcut import edits as ed
 from onnx_headcut import model as files
 from onnx_headcut.apply import Applied, apply, renew_shapes
 from onnx_headcut.classes import cut_metadata
-from onnx_headcut.classes.record import FITTED
+from onnx_headcut.classes.record import FITTED, IDS
 from onnx_headcut.inlining import fold
 from onnx_headcut.storage.atomic import write
 from onnx_headcut.storage.external import outside
@@ -50,6 +51,8 @@ def applied_model(
     )  # fmt: skip
     if known.plugins:
         new["onnx_headcut.plugins"] = json.dumps(known.plugins, ensure_ascii=False)
+    if any(isinstance(edit, ed.MapOutput) for edit in plan.edits):
+        new[IDS] = "original"
     if fit is not None:
         new[FITTED] = fit.to_json()
     _set_metadata(proto, new)

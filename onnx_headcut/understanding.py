@@ -124,7 +124,10 @@ def understand(model: ModelLike | files.Source, options: Options | None = None) 
 
 
 def _understood(analysis: Analysis, options: Options, names: Names | None) -> Understood:
-    expected = sum(1 for n in names.entries if n is not None) if names else None
+    expected = None
+    if names:  # a former cut's record has an entry for every column, named or not
+        known = sum(1 for n in names.entries if n is not None)
+        expected = len(names.entries) if names.recorded else known
     layout = Layout.parse(options.layout) if options.layout else None
     record = read_cut_metadata(files.metadata_of(analysis.source.proto))
     try:

@@ -58,6 +58,17 @@ def test_ids_can_stay_those_of_the_original(name: str) -> None:
         same(pattern, pattern.found(run(cut, feeds)), wanted)
 
 
+def test_a_cut_says_itself_that_its_ids_are_those_of_the_original() -> None:
+    pattern = PATTERNS["top_k_div_mod"]()
+    source, known = pattern.model(), pattern.told
+    cut = hc.cut(source, [4, 1], ids="original", validation=False, **known).model
+
+    assert hc.validate(source, cut, provider="cpu", **known)
+    assert not hc.validate(source, cut, ids="compact", provider="cpu", **known)
+    again = hc.cut(cut, [1], validation=False).model
+    assert "onnx_headcut.ids" not in {p.key for p in again.metadata_props}
+
+
 @pytest.mark.parametrize("name", NO_IDS)
 def test_where_there_are_no_ids_none_can_stay(name: str) -> None:
     pattern = PATTERNS[name]()

@@ -28,6 +28,8 @@ _PREFIX = "onnx_headcut."
 _SCORES = f"{_PREFIX}scores"
 FITTED = f"{_PREFIX}fitted"
 """The entry that says to what a background was fitted."""
+IDS = f"{_PREFIX}ids"
+"""The entry that says ``original`` where outputs say the source's class ids."""
 _RECORD = "record of a former cut"
 _ADVICE = (
     f"Remove the entries that start with {_PREFIX!r} from the model's metadata, or cut the "
@@ -42,7 +44,8 @@ class CutRecord:
     ``names`` has one entry a column, None where it is unknown; ``background`` is the cut model's
     column. ``source_sha256`` is that of the file that was cut. ``map`` is the class map, where
     columns are more than the source's in another order; ``keep`` are its templates then. ``exact``
-    says that it was applied behind the activation, and the heads are whole.
+    says that it was applied behind the activation, and the heads are whole; ``original_ids`` that
+    outputs say the source's class ids.
     """
 
     version: str
@@ -52,6 +55,7 @@ class CutRecord:
     background: int | None
     map: ClassMap | None = None
     exact: bool = False
+    original_ids: bool = False
 
     @property
     def evidence(self) -> Evidence:
@@ -90,7 +94,7 @@ def cut_metadata(
     whose names they are; the cut is recorded; all else stays. It depends on the arguments only.
     ``fronts`` are the tensors at which exact scores are picked.
     """
-    former = {f"{_PREFIX}map", FITTED, _SCORES, f"{_PREFIX}fronts"}
+    former = {f"{_PREFIX}map", FITTED, _SCORES, f"{_PREFIX}fronts", IDS}
     metadata = {k: v for k, v in existing.items() if k not in former}
     after = classes.mapped(class_map)
     for key in METADATA_KEYS:
@@ -156,6 +160,7 @@ def read_cut_metadata(metadata: Mapping[str, str]) -> CutRecord | None:
         background=ids[0] if ids else None,
         map=found,
         exact=bool(fronts_of(metadata)),
+        original_ids=metadata.get(IDS) == "original",
     )
 
 
