@@ -337,6 +337,66 @@ def test_zero_points_that_heads_share_are_copied_on_write() -> None:
     np.testing.assert_array_equal(after["few"], before["few"])
 
 
+TFLITE = """<ir_version: 8, opset_import: ["": 17]>
+tflite (int8[1,3,8,8] x) => (int8[1,160,4] boxes, int8[1,160,1] best, int64[1,160] classes) {
+  d = DequantizeLinear (x, x_s, x_z)
+  e = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (d)
+  %s
+  scores_a = DequantizeLinear (scores_q, y_s, y_z)  scores_p = Sigmoid (scores_a)
+  scores_i = QuantizeLinear (scores_p, p_s, p_z)  scores_d = DequantizeLinear (scores_i, p_s, p_z)
+  top = GlobalMaxPool (scores_d)  best = QuantizeLinear (top, p_s, p_z)
+  classes = ArgMax <axis = 2, keepdims = 0> (scores_d)  boxes = Identity (boxes_q) }"""
+LEVEL = """P_wN = DequantizeLinear <axis = 0> (P_iN, P_tN, P_z)
+  P_bN = DequantizeLinear <axis = 0> (P_jN, P_uN, P_y)
+  P_cN = Conv (X, P_wN, P_bN)  P_qN = QuantizeLinear (P_cN, y_s, y_z)
+  P_mN = Transpose <perm = [0, 2, 3, 1]> (P_qN)  P_rN = Reshape (P_mN, P_to)"""
+
+
+def tflite() -> onnx.ModelProto:
+    """As tf2onnx writes a TFLite detector in int8: heads share zero points, the best is a pool."""
+    noise = np.random.default_rng(9)
+    values: Tensors = {
+        "x_s": np.float32(0.02), "x_z": np.int8(-3), "y_s": np.float32(0.04), "y_z": np.int8(-9),
+        "p_s": np.float32(1 / 256), "p_z": np.int8(-128),
+    }  # fmt: skip
+    text = ""
+    for p, n in (("scores", 12), ("boxes", 8)):
+        for k, x in (("0", "d"), ("1", "e")):
+            text += LEVEL.replace("P", p).replace("N", k).replace("X", x) + "\n"
+            values |= {f"{p}_i{k}": ints(noise, n, 3, 1, 1), f"{p}_t{k}": scales(noise, n)}
+            values |= {f"{p}_j{k}": ints(noise, n, dtype=np.int32), f"{p}_u{k}": scales(noise, n) / 9}
+        text += f"{p}_q = Concat <axis = 1> ({p}_r0, {p}_r1)\n"
+        values |= {f"{p}_z": np.zeros(n, np.int8), f"{p}_y": np.zeros(n, np.int32),
+                   f"{p}_to": np.array([1, -1, n // 2])}  # fmt: skip
+    model = parser.parse_model(TFLITE % text)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()
+    )
+    return model
+
+
+def test_a_detector_as_tf2onnx_writes_it_from_tflite() -> None:
+    model = tflite()
+    result = hc.cut(model, [5, 2], background="none", provider="cpu")
+    assert result.verdict, result.verdict and result.verdict.lines()
+    before, after = stored(model), stored(result.model)
+    rows = [5, 2, 11, 8]
+    for name in before:
+        wanted = before[name]
+        if name.startswith("scores") and name != "scores_to":
+            wanted = wanted[rows]
+        if name != "scores_to":
+            assert after[name].tobytes() == wanted.tobytes(), name
+    feed = {"x": ints(np.random.default_rng(1), 1, 3, 8, 8)}
+    for output, integers in (("scores_q", (5, 2)), ("boxes_q", range(4))):
+        tapped = []
+        for each in (model, result.model):
+            copy = onnx.ModelProto.FromString(each.SerializeToString())
+            copy.graph.output.add(name=output)
+            tapped.append(run(copy, feed)[-1])
+        np.testing.assert_array_equal(tapped[1], tapped[0].take(integers, 2))
+
+
 # ------------------------------------------------------------- what onnxruntime's quantizer makes
 
 

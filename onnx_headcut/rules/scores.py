@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_headcut.labels import Rows
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ def shape(_: View) -> Outcome:
 def pool(view: View) -> Outcome:
     """Pooling over places: each channel by itself (peaks of a heat map).
 
-    Channels are axis 1 (https://onnx.ai/onnx/operators/onnx__MaxPool.html).
+    Channels are axis 1 (https://onnx.ai/onnx/operators/onnx__MaxPool.html). GlobalMaxPool is the
+    best of all further axes: so tf2onnx writes the best class of scores ``[batch, box, class]``.
     """
     labels = view.labels(0)
+    if view.op == "GlobalMaxPool" and labels.axis > 1:
+        return Outcome([Rows()])
     if labels.axis != 1:
         view.refuse(f"it pools over axis {labels.axis}, on which classes lie")
     if any(view.node.output[1:]):
