@@ -192,6 +192,11 @@ def label_candidates(group: Group, runs: Iterable[Floats], widest: int = 256) ->
     )
 
 
+def all_rows(group: Group, values: Mapping[str, Array]) -> Floats:
+    """Rows of all images, float64 of shape (rows, columns); none where the group has only counts."""
+    return stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
+
+
 def calm_of(group: Group, quiet: Floats) -> float:
     """Give the highest score of a run in which nothing is excited; -inf where it has no rows."""
     if group.score is None or not len(quiet):

@@ -1,8 +1,11 @@
-"""Detections that are picked inside the graph: learn their columns, excite, compare as sets."""
+"""Detections that are picked inside the graph: excite, and compare as sets.
+
+What their columns mean is learnt on the original: see `study`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +13,16 @@ import numpy.typing as npt
 
 from onnx_headcut.validation import detections as d
 from onnx_headcut.validation.compare import difference
-from onnx_headcut.validation.excite import DENSITIES, Exciter
+from onnx_headcut.validation.excite import DENSITIES
 from onnx_headcut.validation.reference import flow
+from onnx_headcut.validation.study import Learner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from onnx_headcut.validation.pair import Pair
     from onnx_headcut.validation.probe import Columns
+    from onnx_headcut.validation.study import Study
     from onnx_headcut.validation.tally import Layout, Ledger
     from onnx_headcut.validation.verdict import Settings
 
@@ -27,23 +32,6 @@ Values = dict[str, Array]
 
 _SAMPLE = 1 << 16  # scores that are looked at for the step that they were rounded to
 _JUNK = 0.01  # of the way from calm to the best score: slots below it hold leftovers
-
-
-@dataclass
-class _Study:
-    """What was learnt of an original's detections, with one guess at the background."""
-
-    exciter: Exciter
-    density: float
-    groups: list[d.Group]
-    quiet: Values
-    labels: list[d.Labels] = field(default_factory=list)
-    alone: dict[int, Values] = field(default_factory=dict)
-
-    @property
-    def seen(self) -> set[int]:
-        """Which columns' classes were detected when they alone were excited."""
-        return {column for labels in self.labels for column in labels.found}
 
 
 class Sets:
@@ -78,78 +66,15 @@ class Sets:
 
     def _prove(self) -> None:
         self.ledger.detects = True
-        study = self._study()
+        study = Learner(self.pair, self.names, self.columns).study()
         self._groups = study.groups
         for group, labels in zip(study.groups, study.labels, strict=True):
-            self._calm.append(d.calm_of(group, _all_rows(group, study.quiet)))
+            self._calm.append(d.calm_of(group, d.all_rows(group, study.quiet)))
             self._learn_ids(group, labels)
         for column, reference in study.alone.items():
             got = self.pair.run_cut(study.exciter.excited(study.density, only=column))
             self._compare(f"column {column} excited", reference, got, only=column)
         self._excite_sites(study)
-
-    # -------------------------------------------------------------- learning, on the original
-
-    def _study(self) -> _Study:
-        """Learn with each guess at the background until every class shows."""
-        best: _Study | None = None
-        for background in self._backgrounds():
-            exciter = self.pair.exciter(background)
-            for density in DENSITIES:
-                study = self._study_once(exciter, density)
-                if best is None or len(study.seen) > len(best.seen):
-                    best = study
-                if study.seen.issuperset(exciter.classes):
-                    return study
-        if best is None:  # pragma: no cover  (there is always a guess and a density)
-            raise RuntimeError
-        if not best.seen and self._is_full_softmax():
-            # every place has a best class and its share of 1: none stands out, all are compared
-            again = self._study_once(self.pair.exciter(None), DENSITIES[-1], scored=False)
-            best = again if again.seen else best
-        return best
-
-    def _is_full_softmax(self) -> bool:
-        """Whether scores add up to 1 over the kept classes alone, for all that is known."""
-        sites = self.pair.original.sites
-        return self.columns.background is None and all(s.activation == "softmax" for s in sites)
-
-    def _backgrounds(self) -> list[int | None]:
-        if self.columns.background is not None:
-            return [self.columns.background]
-        if len(self.columns.order) > 1 and self._is_full_softmax():
-            return [min(self.columns.order), max(self.columns.order)]
-        return [None]
-
-    def _study_once(self, exciter: Exciter, density: float, *, scored: bool = True) -> _Study:
-        quiet = self.pair.run_original(exciter.quiet(), masked=True)
-        weak, strong = (
-            self.pair.run_original(exciter.excited(density, lift=lift), masked=True)
-            for lift in (0.0, 0.5)
-        )
-        alone = {
-            column: self.pair.run_original(exciter.excited(density, only=column), masked=True)
-            for column in exciter.classes
-        }
-        # Kept ids may be in a row by chance: dropped ones lend theirs, the first, the last, one more.
-        dropped = [c for c in self.columns.dropped if c < self.columns.total]
-        lent = {dropped[k] for k in (0, len(dropped) // 2, -1)} if dropped else set[int]()
-        others = {
-            column: self.pair.run_original(exciter.excited(density, only=column)) for column in lent
-        }
-        groups = d.group_outputs(self.names, [quiet, weak, strong, *alone.values()])
-        study = _Study(exciter, density, [], quiet, alone=alone)
-        for group in groups:
-            # with scores of all classes in a row, no row is empty, and none is of one class
-            wide = self.pair.narrowed.keys() & set(group.outputs)
-            score = None if wide or not scored else d.score_column(
-                group, _all_rows(group, weak), _all_rows(group, strong)
-            )
-            found = replace(group, score=score)
-            labels = _labels(found, quiet, alone | others)
-            study.labels.append(labels)
-            study.groups.append(replace(found, labels=labels.columns))
-        return study
 
     def _learn_ids(self, group: d.Group, labels: d.Labels) -> None:
         """Work out which id of the cut stands for which of the original, per label column."""
@@ -194,7 +119,7 @@ class Sets:
 
     # -------------------------------------------------------------- exciting both
 
-    def _excite_sites(self, study: _Study) -> None:
+    def _excite_sites(self, study: Study) -> None:
         exciter, nested = study.exciter, self.pair.original.flow.nested
         sites: list[int | None] = [None] if nested else [*self._leading_here()]
         for site in sites:
@@ -244,7 +169,7 @@ class Sets:
             self.pair = rounded
             self._tell_rounding(reference, got)
         for index, group in enumerate(self._groups):
-            before, after = _all_rows(group, original), _all_rows(group, reference)
+            before, after = d.all_rows(group, original), d.all_rows(group, reference)
             floor = _floor(group, after)
             kept = _above(group, before, floor)
             for place, ids in self._expected[index].items():
@@ -272,7 +197,7 @@ class Sets:
         for index, group in enumerate(self._groups):
             if not group.outputs or not self._same_columns("as it is", group, reference, got):
                 continue
-            rows = [_all_rows(group, values) for values in (reference, got)]
+            rows = [d.all_rows(group, values) for values in (reference, got)]
             limit = _floor(group, np.concatenate(rows))
             expected, found = (_above(group, each, limit) for each in rows)
             expected = d.translate(expected, self._expected[index])
@@ -410,50 +335,6 @@ class Sets:
             self.ledger.add(run, name, "count", difference(a, b, tolerance))
 
 
-def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Labels:
-    """Learn the ids that classes give, from runs in which each alone was excited."""
-    if not group.outputs:
-        return d.Labels(())
-    calm_rows = _all_rows(group, quiet)
-    calm = d.calm_of(group, calm_rows)
-    rows = {}
-    every = {column: _all_rows(group, values) for column, values in alone.items()}
-    own = _own_places(group, calm_rows, list(every.values()))
-    for column, all_rows in every.items():
-        found = d.above(group, all_rows, calm, 0.5)
-        if group.score is None and len(found) == len(calm_rows):
-            whole = d.label_candidates(group, [found, calm_rows])
-            found = found[(found != calm_rows)[:, whole].any(axis=1) if own is None else own]
-        elif group.score is None and len(found) <= len(calm_rows):
-            continue
-        if len(found):
-            rows[column] = found
-    if not rows:
-        return d.Labels(())
-    # An id is the same in all rows of a class.
-    steady = [
-        place
-        for place in d.label_candidates(group, rows.values())
-        if all(len(np.unique(found[:, place])) == 1 for found in rows.values())
-    ]
-    ids = {c: tuple(float(found[0, place]) for place in steady) for c, found in rows.items()}
-    return d.Labels(tuple(steady), ids)
-
-
-def _own_places(group: d.Group, calm: Floats, runs: Sequence[Floats]) -> npt.NDArray[np.bool_] | None:
-    """Say which rows of a map belong to the one class that each run excites.
-
-    They are those of which every run says something else; None where there are no such: ids are
-    shared, or there is one run only.
-    """
-    if group.score is not None or len(runs) < 2 or any(len(each) != len(calm) for each in runs):
-        return None
-    whole = list(d.label_candidates(group, [calm, *runs]))
-    ids = np.sort(np.stack([each[:, whole] for each in runs]), axis=0)
-    own: npt.NDArray[np.bool_] = (np.diff(ids, axis=0) != 0).all(axis=0).any(axis=1)
-    return own if own.any() else None
-
-
 def _forgive(
     group: d.Group, found: d.Match, expected: Floats, got: Floats, limit: float
 ) -> d.Match:
@@ -478,10 +359,6 @@ def _floor(group: d.Group, rows: Floats) -> float:
 
 def _above(group: d.Group, rows: Floats, floor: float) -> Floats:
     return rows if group.score is None else rows[rows[:, group.score] > floor]
-
-
-def _all_rows(group: d.Group, values: Mapping[str, Array]) -> Floats:
-    return d.stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
 
 
 def _title(group: d.Group) -> str:

@@ -1,0 +1,154 @@
+"""What an original's detections look like: which outputs belong together, and which columns say what.
+
+Learnt by exciting each kept class alone, with each guess at what the background is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_headcut.validation import detections as d
+from onnx_headcut.validation.excite import DENSITIES, Exciter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from onnx_headcut.validation.pair import Pair
+    from onnx_headcut.validation.probe import Columns
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Values = dict[str, Array]
+
+
+@dataclass
+class Study:
+    """What was learnt of an original's detections, with one guess at the background."""
+
+    exciter: Exciter
+    density: float
+    groups: list[d.Group]
+    quiet: Values
+    labels: list[d.Labels] = field(default_factory=list)
+    alone: dict[int, Values] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> set[int]:
+        """Which columns' classes were detected when they alone were excited."""
+        return {column for labels in self.labels for column in labels.found}
+
+
+class Learner:
+    """Studies the outputs ``names`` of a pair's original, which hold rows of detections."""
+
+    def __init__(self, pair: Pair, names: Sequence[str], columns: Columns) -> None:
+        self.pair, self.names, self.columns = pair, names, columns
+
+    def study(self) -> Study:
+        """Learn with each guess at the background until every class shows."""
+        best: Study | None = None
+        for background in self._backgrounds():
+            exciter = self.pair.exciter(background)
+            for density in DENSITIES:
+                study = self._once(exciter, density)
+                if best is None or len(study.seen) > len(best.seen):
+                    best = study
+                if study.seen.issuperset(exciter.classes):
+                    return study
+        if best is None:  # pragma: no cover  (there is always a guess and a density)
+            raise RuntimeError
+        if not best.seen and self._is_full_softmax():
+            # every place has a best class and its share of 1: none stands out, all are compared
+            again = self._once(self.pair.exciter(None), DENSITIES[-1], scored=False)
+            best = again if again.seen else best
+        return best
+
+    def _is_full_softmax(self) -> bool:
+        """Whether scores add up to 1 over the kept classes alone, for all that is known."""
+        sites = self.pair.original.sites
+        return self.columns.background is None and all(s.activation == "softmax" for s in sites)
+
+    def _backgrounds(self) -> list[int | None]:
+        if self.columns.background is not None:
+            return [self.columns.background]
+        if len(self.columns.order) > 1 and self._is_full_softmax():
+            return [min(self.columns.order), max(self.columns.order)]
+        return [None]
+
+    def _once(self, exciter: Exciter, density: float, *, scored: bool = True) -> Study:
+        quiet = self.pair.run_original(exciter.quiet(), masked=True)
+        weak, strong = (
+            self.pair.run_original(exciter.excited(density, lift=lift), masked=True)
+            for lift in (0.0, 0.5)
+        )
+        alone = {
+            column: self.pair.run_original(exciter.excited(density, only=column), masked=True)
+            for column in exciter.classes
+        }
+        # Kept ids may be in a row by chance: dropped ones lend theirs, the first, the last, one more.
+        dropped = [c for c in self.columns.dropped if c < self.columns.total]
+        lent = {dropped[k] for k in (0, len(dropped) // 2, -1)} if dropped else set[int]()
+        others = {
+            column: self.pair.run_original(exciter.excited(density, only=column)) for column in lent
+        }
+        groups = d.group_outputs(self.names, [quiet, weak, strong, *alone.values()])
+        study = Study(exciter, density, [], quiet, alone=alone)
+        for group in groups:
+            # with scores of all classes in a row, no row is empty, and none is of one class
+            wide = self.pair.narrowed.keys() & set(group.outputs)
+            score = None if wide or not scored else d.score_column(
+                group, d.all_rows(group, weak), d.all_rows(group, strong)
+            )
+            found = replace(group, score=score)
+            labels = _labels(found, quiet, alone | others)
+            study.labels.append(labels)
+            study.groups.append(replace(found, labels=labels.columns))
+        return study
+
+
+def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Labels:
+    """Learn the ids that classes give, from runs in which each alone was excited."""
+    if not group.outputs:
+        return d.Labels(())
+    calm_rows = d.all_rows(group, quiet)
+    calm = d.calm_of(group, calm_rows)
+    rows = {}
+    every = {column: d.all_rows(group, values) for column, values in alone.items()}
+    own = _own_places(group, calm_rows, list(every.values()))
+    for column, all_rows in every.items():
+        found = d.above(group, all_rows, calm, 0.5)
+        if group.score is None and len(found) == len(calm_rows):
+            whole = d.label_candidates(group, [found, calm_rows])
+            found = found[(found != calm_rows)[:, whole].any(axis=1) if own is None else own]
+        elif group.score is None and len(found) <= len(calm_rows):
+            continue
+        if len(found):
+            rows[column] = found
+    if not rows:
+        return d.Labels(())
+    # An id is the same in all rows of a class.
+    steady = [
+        place
+        for place in d.label_candidates(group, rows.values())
+        if all(len(np.unique(found[:, place])) == 1 for found in rows.values())
+    ]
+    ids = {c: tuple(float(found[0, place]) for place in steady) for c, found in rows.items()}
+    return d.Labels(tuple(steady), ids)
+
+
+def _own_places(group: d.Group, calm: Floats, runs: Sequence[Floats]) -> npt.NDArray[np.bool_] | None:
+    """Say which rows of a map belong to the one class that each run excites.
+
+    They are those of which every run says something else; None where there are no such: ids are
+    shared, or there is one run only.
+    """
+    if group.score is not None or len(runs) < 2 or any(len(each) != len(calm) for each in runs):
+        return None
+    whole = list(d.label_candidates(group, [calm, *runs]))
+    ids = np.sort(np.stack([each[:, whole] for each in runs]), axis=0)
+    own: npt.NDArray[np.bool_] = (np.diff(ids, axis=0) != 0).all(axis=0).any(axis=1)
+    return own if own.any() else None
