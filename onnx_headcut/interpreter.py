@@ -210,8 +210,17 @@ class Interpreter:
                 ir_version=self.ir_version,
             )
         except ValidationError as error:  # types that the schema does not allow
-            raise InferenceError(str(error)) from None
+            if TensorProto.BFLOAT16 not in {f.elem_type for f in inputs}:
+                raise InferenceError(str(error)) from None
+            return self._infer_wide(node, inputs)
         return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
+
+    def _infer_wide(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+        """As with float32 in place of bfloat16, which PyTorch writes at opsets that have it not yet."""
+        half, full = TensorProto.BFLOAT16, TensorProto.FLOAT
+        wide = [Fact(f.shape, full) if f.elem_type == half else f for f in inputs]
+        found = self._infer_shapes(node, wide)
+        return [Fact(f.shape, half) if f.elem_type == full else f for f in found]
 
     def _infer_special(self, node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact] | None:
         """Facts that need no schema, or that have none: None for the usual op, [] for unknown."""

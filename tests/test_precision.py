@@ -134,6 +134,17 @@ def test_all_of_bfloat16_is_cut_where_the_runtime_has_no_kernels() -> None:
     onnx.checker.check_model(result.model, full_check=True)
 
 
+def test_bfloat16_at_an_opset_that_has_it_not_yet() -> None:
+    """As PyTorch exports a model of bfloat16 at opset 20: Conv knows the type from opset 22 on."""
+    model = retyped(tiny(), TensorProto.BFLOAT16)
+    result = hc.cut(model, ["fox", "cat"], validation=False)
+    wanted = hc.cut(tiny(), ["fox", "cat"], validation=False)
+    shapes_of = [[list(t.dims) for t in r.model.graph.initializer] for r in (result, wanted)]
+    assert shapes_of[0] == shapes_of[1]
+    assert [o.type.tensor_type.shape for o in result.model.graph.output] == [
+        o.type.tensor_type.shape for o in wanted.model.graph.output]  # fmt: skip
+
+
 def test_double() -> None:
     model = from_text("""<ir_version: 8, opset_import: ["": 17]>
         g (double[N,6] x) => (double[N,5] s, double[N,4] b)
