@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _UNBOUNDED = 1_000_000
 _STATUS = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+_REASONS = 12
 _FIGURES = (
     ("heads", "heads"),
     ("head channels", "channels"),
@@ -195,8 +196,10 @@ def _background_fact(facts: Table, classes: Classes) -> None:
 
 def _verdict_facts(facts: Table, verdict: Verdict) -> None:
     _fact(facts, "Validated", verdict.status, _STATUS[verdict.status])
-    for reason in verdict.reasons:
+    for reason in verdict.reasons[:_REASONS]:
         _fact(facts, "Because", reason)
+    if len(verdict.reasons) > _REASONS:
+        _fact(facts, "Because", f"{len(verdict.reasons) - _REASONS} more; --json says all")
     _fact(facts, "Compared", _compared(verdict))
     worst = max(verdict.outputs, key=lambda row: row.max_abs, default=None)
     if worst is not None:

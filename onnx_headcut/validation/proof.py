@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 
 from onnx_headcut.errors import UsageError
-from onnx_headcut.validation import probe
+from onnx_headcut.validation import forms, probe
 from onnx_headcut.validation.beginning import complaints as badly_begun
 from onnx_headcut.validation.companions import left_behind
 from onnx_headcut.validation.deployed import as_deployed
@@ -203,6 +203,10 @@ class _Proof:
         for what, (old, new) in (("inputs", inputs), ("outputs", outputs)):
             if old != new:
                 ledger.fail(f"the cut's {what} are {new}, the original's {old}")
+        for what in forms.differing(self.original.proto, self.cut.proto, cut_sites):
+            ledger.fail(what)
+        if ledger.failures:
+            ledger.note(forms.ADVICE)
         if len(set(self.columns.order)) < len(self.columns.order):
             ledger.fail("a column is kept twice")
         if not sites:

@@ -18,6 +18,7 @@ from onnx_headcut.validation.compare import (
     difference,
     tolerance_for,
 )
+from onnx_headcut.validation.forms import activation
 from onnx_headcut.validation.verdict import ClassRow, Drift, OutputRow
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class Ledger:
         row = self._rows.setdefault((name, kind), OutputRow(name, kind))
         return replace(row, runs=row.runs + 1)
 
-    def add(self, run: str, name: str, kind: str, found: Difference, classes: int = 0) -> None:
+    def add(
+        self, run: str, name: str, kind: str, found: Difference, classes: int = 0, why: str = ""
+    ) -> None:
         """Add what a comparison of positions found; differences beyond tolerance are failures."""
         row = self._row(name, kind)
         place = f"{run}{'' if found.where is None else ' at ' + str(list(found.where))}"
@@ -95,7 +98,7 @@ class Ledger:
         if found.outside and not row.outside:
             self.fail(
                 f"{name}: {found.outside} of {found.values} values differ from the reference"
-                f" ({run}), such as {found.text}"
+                f" ({run}), such as {found.text}{why}"
             )
 
     def add_rows(
@@ -364,7 +367,10 @@ class Layout:
         kinds = None if dense is None else [label != NONE for label in dense.ids]
         found = difference(expected, got, tolerance, axis=axis, kinds=kinds)
         classes = len({label for label in dense.ids if label != NONE}) if dense else 0
-        self.ledger.add(run, name, kind, found, classes)
+        why = ""
+        if found.outside and axis is not None and kinds is not None:
+            why = activation(expected, got, axis, kinds)
+        self.ledger.add(run, name, kind, found, classes, why)
         return True
 
     def drift(self, original: Values, reference: Values) -> None:
