@@ -18,7 +18,7 @@ from onnx_headcut.facts import (
 )
 from onnx_headcut.interpreter import Interpreter, infer_or_unknown
 from onnx_headcut.iterations import iterations, scanned
-from onnx_headcut.model import subgraphs_of
+from onnx_headcut.model import has_bodies, subgraphs_of
 from onnx_headcut.plain import refuse_layouts
 from onnx_headcut.scope import Scope
 
@@ -85,7 +85,7 @@ def analyse(
     fewest = 0
     for candidate in _bindings(proto, shapes or {}):
         scope = Scope(proto.graph)
-        unknown = infer_all(scope, interpreter, candidate)
+        unknown = infer_all(scope, interpreter, candidate, like=best.main if best else None)
         if best is None or unknown < fewest:
             best = Analysis(source, interpreter, scope, candidate, frozenset(shapes or ()))
             fewest = unknown
@@ -95,17 +95,18 @@ def analyse(
         raise UsageError("the model's inputs have no usable shape")
     chosen = best
     bound = chosen.shapes  # without the analysis itself, which would be held by what it holds
-    chosen.main.otherwise = lambda: _otherwise(proto.graph, interpreter, bound, fewest)
+    chosen.main.otherwise = lambda: _otherwise(chosen.main, interpreter, bound, fewest)
     return chosen
 
 
 def _otherwise(
-    graph: onnx.GraphProto,
+    known: Scope,
     interpreter: Interpreter,
     shapes: Mapping[str, tuple[int, ...]],
     unknown: int,
 ) -> Scope:
     """Facts for other extents of whatever is dynamic; as many of them as the graph can take."""
+    graph = known.graph
     declared = {v.name: of_type(v.type).shape for v in graph.input}
     found = Scope(graph)
     for batch, scale in ((1, 2), (1, 1), (0, 1)):
@@ -117,7 +118,7 @@ def _otherwise(
                 for k, (d, f) in enumerate(zip(shape, free, strict=True))
             )
         scope = Scope(graph)
-        if infer_all(scope, interpreter, bound, rows=OTHER_ROWS) <= unknown:
+        if infer_all(scope, interpreter, bound, rows=OTHER_ROWS, like=known) <= unknown:
             return scope
         found = scope
     return found
@@ -175,29 +176,44 @@ def infer_all(
     *,
     keep_inputs: bool = False,
     rows: int = EXAMPLE_ROWS,
+    like: Scope | None = None,
 ) -> int:
-    """Fill ``scope.facts``; returns how many values with a known rank lack a known extent."""
+    """Fill ``scope.facts``; returns how many values with a known rank lack a known extent.
+
+    ``like``: the same graph with other extents; what reads the very same facts there is not inferred
+    again.
+    """
     graph = scope.graph
     declared = {v.name: of_type(v.type) for v in [*graph.value_info, *graph.output]}
     for value in () if keep_inputs else graph.input:
         fact = of_type(value.type)
-        scope.facts[value.name] = Fact(bound.get(value.name, fact.shape), fact.elem_type)
+        shape = bound.get(value.name, fact.shape)
+        scope.facts[value.name] = _as_in(like, value.name, Fact(shape, fact.elem_type))
     for tensor in graph.initializer:
+        if like is not None:
+            scope.facts[tensor.name] = like.facts[tensor.name]
+            continue
         beside = tensor.data_location == tensor.EXTERNAL
         read = beside and _tells_more_than_a_layer(scope.index, tensor)
         scope.facts[tensor.name] = of_tensor(tensor, interpreter.folder if read else None)
     unknown = 0
     for i, node in enumerate(graph.node):
-        if any(a.g.node or a.g.output for a in node.attribute):
-            facts = _infer_bodies(scope, interpreter, i, node, rows)
+        if has_bodies(node):
+            facts = _infer_bodies(scope, interpreter, i, node, rows, like)
         else:
-            facts = infer_or_unknown(interpreter, node, [scope.old(n) for n in node.input])
+            inputs = [scope.old(n) for n in node.input]
+            if like is not None and node.op_type not in FINDING and all(
+                fact is like.old(n) for fact, n in zip(inputs, node.input, strict=True)
+            ):
+                found = {name: like.facts[name] for name in node.output if name in like.facts}
+                scope.facts |= found
+                unknown += sum(fact.static is None for fact in found.values())
+                continue
+            facts = infer_or_unknown(interpreter, node, inputs)
         for name, fact in zip(node.output, facts, strict=False):
             if name:
-                found = _merge(fact, declared.get(name))
-                if node.op_type in FINDING:
-                    found = with_rows(found, rows)
-                scope.facts[name] = found
+                both = _merge(fact, declared.get(name))
+                scope.facts[name] = with_rows(both, rows) if node.op_type in FINDING else both
                 unknown += scope.facts[name].static is None
     return unknown
 
@@ -230,19 +246,37 @@ def _tells_more_than_a_layer(index: Index, tensor: onnx.TensorProto) -> bool:
     return False
 
 
+def _as_in(like: Scope | None, name: str, fact: Fact) -> Fact:
+    """The other scope's fact where it says the same of a value that is not known."""
+    other = like.facts.get(name) if like is not None else None
+    if other is None or other.value is not None or fact.value is not None:
+        return fact
+    return other if (other.shape, other.elem_type) == (fact.shape, fact.elem_type) else fact
+
+
 def _infer_bodies(
-    scope: Scope, interpreter: Interpreter, i: int, node: onnx.NodeProto, rows: int
+    scope: Scope,
+    interpreter: Interpreter,
+    i: int,
+    node: onnx.NodeProto,
+    rows: int,
+    like: Scope | None,
 ) -> list[Fact]:
     """Outputs of If: what both bodies agree on; of Loop and Scan: what is carried, then stacked."""
     graphs = [g for a in node.attribute for g in subgraphs_of(a)]
     results = []
     for k, graph in enumerate(graphs):
-        body = scope.children.setdefault((i, k), Scope(graph, scope, (*scope.place, i, k)))
-        infer_all(body, interpreter, {}, rows=rows)
+        if (i, k) not in scope.children:
+            scope.children[i, k] = Scope(graph, scope, (*scope.place, i, k))
+        body = scope.children[i, k]
+        same = like.children.get((i, k)) if like is not None else None
+        infer_all(body, interpreter, {}, rows=rows, like=same)
         if not _bind_inputs(scope, body, node, interpreter):
             results.append([body.old(o.name) for o in graph.output])
             continue
-        infer_all(body, interpreter, {}, keep_inputs=True, rows=rows)
+        for value in graph.input:
+            body.facts[value.name] = _as_in(same, value.name, body.facts[value.name])
+        infer_all(body, interpreter, {}, keep_inputs=True, rows=rows, like=same)
         if _loosen(body, node):
             infer_all(body, interpreter, {}, keep_inputs=True, rows=rows)
         body.iterations = iterations(interpreter, scope, body, node)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Fact:
     elem_type: int
     value: Array | None = None
 
-    @property
+    @cached_property
     def static(self) -> tuple[int, ...] | None:
         """The shape where every extent is known, else None."""
         if self.shape is None or any(d is None for d in self.shape):

@@ -154,7 +154,10 @@ class Selection:
         """New column of each new position, which was position ``take[q]`` with class ``ids``."""
         classes = ids[take]
         if not self.repeated:
-            return np.array([self.column.get(int(c), NONE) for c in classes], np.int64)
+            table = np.full(max(self.column, default=0) + 3, NONE)
+            table[list(self.column)] = list(self.column.values())
+            found: Ints = table[np.clip(classes, NONE, len(table) - 2)]  # the last two are NONE
+            return found
         columns = {c: [j for j, d in enumerate(self.order) if d == c] for c in set(self.order)}
         return np.array(
             [columns[int(c)][k % len(columns[int(c)])] if c != NONE else NONE

@@ -209,6 +209,8 @@ class Index:
     initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
     producer: dict[str, int] = field(default_factory=dict)
     consumers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    reads: list[list[str]] = field(default_factory=list)
+    """Of each node: what it and its bodies read."""
 
     def __post_init__(self) -> None:
         self.initializers = {t.name: t for t in self.graph.initializer}
@@ -216,7 +218,9 @@ class Index:
             for name in node.output:
                 if name:
                     self.producer[name] = i
-            for name in dict.fromkeys([*node.input, *captures(node)]):
+            read = list(dict.fromkeys([*node.input, *captures(node)]))
+            self.reads.append(read)
+            for name in read:
                 if name:
                     self.consumers[name].append(i)
         self.outputs = {o.name for o in self.graph.output}
@@ -225,6 +229,11 @@ class Index:
         """The node that makes ``value``, or None for inputs and initializers."""
         i = self.producer.get(value)
         return None if i is None else self.graph.node[i]
+
+
+def has_bodies(node: onnx.NodeProto) -> bool:
+    """Whether it is an If, a Loop, a Scan or the like: a graph with something in it is an attribute."""
+    return any(a.HasField("g") and (a.g.node or a.g.output) for a in node.attribute)
 
 
 def captures(node: onnx.NodeProto) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from onnx_headcut.facts import UNKNOWN, Fact, same_fact
 from onnx_headcut.labels import Whole
-from onnx_headcut.model import Index, captures
+from onnx_headcut.model import Index, captures, has_bodies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +40,8 @@ class Scope:
     """In a body that is being traced: values that depend on the number of the iteration alone."""
     iterations: Iterations | None = None
     """Of the body of a Loop or Scan: how often it runs, where that is known."""
+    fixed: dict[str, bool] = field(default_factory=dict)
+    """What `is_fixed` found."""
     otherwise: Callable[[], Scope] | None = None
     """Of the main graph: makes the same scope for other example extents."""
     _twin: Scope | None = None
@@ -157,16 +159,19 @@ def is_stored(scope: Scope, name: str) -> bool:
 
 def is_fixed(scope: Scope, name: str) -> bool:
     """Whether ``name`` depends on nothing but stored tensors and attributes."""
-    todo, seen = [name], set()
-    while todo:
-        value = todo.pop()
-        if not value or value in seen:
-            continue
-        seen.add(value)
-        if is_stored(scope, value):
-            continue
-        node = scope.node_of(value)
-        if node is None or any(a.g.node for a in node.attribute):
-            return False
-        todo += node.input
-    return True
+    if name not in scope.fixed:
+        todo, seen = [name], set[str]()
+        while todo:
+            value = todo.pop()
+            if not value or value in seen or scope.fixed.get(value, False):
+                continue
+            seen.add(value)
+            if is_stored(scope, value):
+                continue
+            node = scope.node_of(value)
+            if value in scope.fixed or node is None or has_bodies(node):
+                scope.fixed[name] = False
+                return False
+            todo += node.input
+        scope.fixed |= dict.fromkeys([name, *seen], True)
+    return scope.fixed[name]

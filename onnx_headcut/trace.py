@@ -20,7 +20,7 @@ from onnx_headcut.analysis import FINDING, with_rows
 from onnx_headcut.facts import UNKNOWN, Fact, same_fact
 from onnx_headcut.front import RENORMALIZED
 from onnx_headcut.labels import Labels, Lookup, Mark, Option, Selection, Whole
-from onnx_headcut.model import captures
+from onnx_headcut.model import has_bodies
 from onnx_headcut.ops import CONTROL
 from onnx_headcut.rivals import rivalry
 from onnx_headcut.rules import companions, counts, outcome
@@ -133,7 +133,7 @@ class Trace:
 
     def visit(self, scope: Scope, i: int, node: onnx.NodeProto) -> None:
         """Marks, edits and new facts of one node."""
-        touched = scope.touched([*node.input, *captures(node)])
+        touched = scope.touched(scope.index.reads[i])
         if not touched and self.front is None and (*scope.place, i) not in self.heads:
             return
         view = self.view(scope, i)
@@ -226,7 +226,7 @@ class Trace:
         edits = self.by_place.get(view.place, ())
         if (view.place, 0) in self.bodies:
             return [with_rows(self.bodies[view.place, j]) for j in range(len(view.node.output))]
-        if any(a.g.node or a.g.output for a in view.node.attribute):
+        if has_bodies(view.node):
             # a body that sees detections only, as many of them as in the example
             return [view.scope.old(o) for o in view.node.output]
         node, inputs = ed.edited(view.node, view.new, edits)

@@ -81,10 +81,9 @@ def is_ids(lookup: Lookup, option: Option, selection: Selection) -> bool:
     if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4 + lookup.step / 2):
         return False
     fillers = option.new[~real], lookup.old[lookup.take][~real]
-    same = np.array_equal(*fillers)
-    counts = all(float(v) - offset in {count, count - 1} or v == o
-                 for v, o in zip(*fillers, strict=True))  # fmt: skip
-    return same or counts
+    return np.array_equal(*fillers) or all(
+        float(v) - offset in {count, count - 1} or v == o for v, o in zip(*fillers, strict=True)
+    )
 
 
 def offset_of(lookup: Lookup) -> float | None:
