@@ -103,7 +103,7 @@ class Interpreter:
 
         The reference would look for it in the current folder.
         """
-        if not any(uses_external_data(a.t) for a in node.attribute):
+        if not _has_data_beside(node):
             return node
         full = onnx.NodeProto()
         full.CopyFrom(node)
@@ -157,7 +157,7 @@ class Interpreter:
         if op not in self._common:
             ruled = self.extensions is not None and self.extensions.find(node) is not None
             self._common[op] = node.domain in _SHARED_DOMAINS and not ruled and op not in self.functions
-        if not self._common[op] or any(uses_external_data(a.t) for a in node.attribute):
+        if not self._common[op] or _has_data_beside(node):
             return self._inferred(node, inputs)
         key = self._imports, self.ir_version, kind
         if key in _shared:
@@ -316,6 +316,10 @@ class Interpreter:
             all(f.value is not None and f.value.size <= 64 for f in inputs)
             and node.op_type not in {"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"}
         )
+
+
+def _has_data_beside(node: onnx.NodeProto) -> bool:
+    return any(a.HasField("t") and uses_external_data(a.t) for a in node.attribute)
 
 
 def _kind(node: onnx.NodeProto, inputs: Sequence[Fact]) -> object:
