@@ -3,19 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test test-long lint docs clean
 help:
-	@echo "make demo   cut a shipped detector, prove the cut, and draw what both find"
-	@echo "make test   run the tests"
-	@echo "make lint   ruff and mypy"
-	@echo "make docs   write the generated documents anew"
-	@echo "make clean  remove $(VENV) and what was built"
+	@echo "make demo       cut a shipped detector, prove the cut, and draw what both find"
+	@echo "make test       run the tests"
+	@echo "make test-long  the same, with more of what is drawn by number, and the big models run"
+	@echo "make lint       ruff and mypy"
+	@echo "make docs       write the generated documents anew"
+	@echo "make clean      remove $(VENV) and what was built"
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m models.shapes.demo
 
 test: $(VENV)/.developing
 	$(BIN)/python -m pytest -n auto
+
+test-long: $(VENV)/.developing
+	HEADCUT_LONG_TESTS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check .

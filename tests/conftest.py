@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """Processes that tests start would each compile the package anew, which takes them 0.3 s."""
 
+LONG = bool(os.environ.get("HEADCUT_LONG_TESTS"))
+"""More of what is drawn by number, and big models run as well: `make test-long`."""
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

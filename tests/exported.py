@@ -40,15 +40,19 @@ SMALL = 40_000_000
 """Pairs with fewer bytes of weights are run, too."""
 
 
+_drawn: dict[object, Array] = {}
+"""Noise of the last pair; the next is often of the same architecture."""
+
+
 def load_pair(name: str) -> tuple[ModelProto, ModelProto]:
-    """Both graphs with weights; noise that they share is drawn once."""
-    drawn: dict[tuple[int, str], Array] = {}
-    draw = Noise.make
+    """Both graphs with weights; noise that they share, or the pair before had, is drawn once."""
+    known, drawn, draw = _drawn.copy(), _drawn, Noise.make
+    drawn.clear()
 
     def once(noise: Noise, dtype: np.typing.DTypeLike) -> Array:
-        key = noise.seed, str(dtype)
+        key = noise.seed, tuple(noise.shape), str(dtype)
         if key not in drawn:
-            drawn[key] = draw(noise, dtype)
+            drawn[key] = known[key] if key in known else draw(noise, dtype)
         return drawn[key]
 
     with patch.object(Noise, "make", once):

@@ -6,13 +6,12 @@ those of the original whose dropped classes are multiplied by 0 right behind the
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import pytest
-from conftest import from_text
+from conftest import LONG, from_text
 from exported import PAIRS, arguments, load_pair, pictures, rows_of, run, unmatched
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization as oq
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     Run = Callable[..., Done]
 
 CUT = [name for name in PATTERNS if name not in REFUSED]
-
-EVERYTHING = bool(os.environ.get("HEADCUT_RUN_ALL_PAIRS"))
-"""Run the big pairs as well."""
 
 
 def exact(model: onnx.ModelProto, keep: Any, **options: Any) -> hc.Cut:
@@ -154,7 +150,7 @@ def masked(result: hc.Cut, original: onnx.ModelProto) -> onnx.ModelProto:
     "name",
     ["mlperf_ssd_nms_ts13", "yolov5_nms_ts11", "yolov8_nms_batch_ts12", "efficientdet_topk_ts13",
      "yolov10_topk_ts13", "tv_ssdlite320_full_ts17", "keras_ssd300_combined_op13",
-     *(("tv_ssd300_full_ts17", "tv_maskrcnn_resnet50_full_ts17") if EVERYTHING else ())],
+     *(("tv_ssd300_full_ts17", "tv_maskrcnn_resnet50_full_ts17") if LONG else ())],
 )  # fmt: skip
 def test_detections_are_those_of_the_masked_original(name: str) -> None:
     pair = PAIRS[name]

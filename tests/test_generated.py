@@ -1,4 +1,4 @@
-"""A thousand SSD-like graphs, a random subset of classes each: equal, or refused.
+"""Hundreds of SSD-like graphs, a random subset of classes each: equal, or refused.
 
 What the cut model must give follows from the original's own outputs and from what the generator
 says about their columns; nothing here asks the program which columns are which.
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import LONG
 from ssd_graphs import Sample, generate
 
 import onnx_headcut as hc
@@ -21,7 +22,8 @@ import onnx_headcut as hc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GRAPHS = 1000
+GRAPHS = 1000 if LONG else 250
+"""The first 250 have every kind of graph that the generator draws, and 94 of 100 pairs of choices."""
 AT_ONCE = 50
 
 

@@ -8,11 +8,10 @@ compute an output in another way, of which numbers alone can tell.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import onnx
 import pytest
+from conftest import LONG
 from exported import (
     OTHERWISE,
     PAIRS,
@@ -34,9 +33,6 @@ from exported import (
 
 import onnx_headcut as hc
 
-EVERYTHING = bool(os.environ.get("HEADCUT_RUN_ALL_PAIRS"))
-"""Run the big pairs as well."""
-
 
 @pytest.mark.parametrize("name", [name for name in PAIRS if name not in REFUSED])
 def test_the_cut_is_the_native_graph(name: str) -> None:
@@ -54,7 +50,7 @@ def test_the_cut_is_the_native_graph(name: str) -> None:
         assert [d for d in old if isinstance(d, int)] == [d for d in new if isinstance(d, int)]
     same = [a == b for a, b in zip(computation(cut), computation(native), strict=True)]
     assert all(same) != (name in OTHERWISE)
-    if stored(native) < SMALL or name in OTHERWISE or EVERYTHING:
+    if stored(native) < SMALL or name in OTHERWISE or LONG:
         feeds = pictures(pair)
         assert_equal(pair, run(cut, feeds), run(native, feeds))
 

@@ -75,9 +75,8 @@ def test_a_model_that_was_opened_once_is_cut_as_if_for_the_first_time(name: str)
         hc.cut(opened, keep, validation=False).model.SerializeToString() for keep in (few, turned, few)
     )
     assert first == third
-    for keep, again in ((few, first), (turned, second)):
-        alone = hc.cut(model, keep, validation=False, **pattern.told).model
-        assert again == alone.SerializeToString()
+    alone = hc.cut(model, turned, validation=False, **pattern.told).model
+    assert second == alone.SerializeToString()
 
 
 def test_paths_are_relative_to_the_recipe(
