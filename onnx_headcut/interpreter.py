@@ -166,6 +166,8 @@ class Interpreter:
         if len(_shared) >= SHARED:
             _shared.clear()
         if all(f.value is None or f.value.size <= 64 for f in facts):
+            for value in (f.value for f in facts if f.value is not None):
+                value.flags.writeable = False  # what one cut did to it, all later ones would read
             _shared[key] = facts
         return facts
 

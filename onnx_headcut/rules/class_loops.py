@@ -98,7 +98,11 @@ def over_classes(view: View, body: Body, ids: Ints) -> list[Mark | None]:
     if says and len({axis for _, axis in body.stacks}) > 1:
         view.refuse("it stacks rows and their class numbers on different axes")
     for (name, axis), mark in zip(body.stacks, stacks, strict=True):
-        marks.append(stack(body.scope.old(name), mark, axis, ids, plain=sure and not says))
+        if isinstance(mark, PerIteration):
+            same = next(k for k, m in enumerate(stacks) if m is mark)  # stacked twice, it is one table
+            marks.append(lookup_of(mark, f"stacked {view.place} {same}"))
+        else:
+            marks.append(stack(body.scope.old(name), mark, axis, ids, plain=sure and not says))
     return marks
 
 
@@ -108,8 +112,6 @@ def stack(fact: Fact, mark: Mark | None, axis: int, ids: Ints, *, plain: bool) -
     Where the body says itself which class its rows are of, they are detections, picked out of one
     another by their places alone; else the place on the new axis is what says the class.
     """
-    if isinstance(mark, PerIteration):
-        return lookup_of(mark, f"stacked {id(mark)}")
     if isinstance(mark, Lookup):
         return replace(mark, direct=False)
     if isinstance(mark, Columns):
