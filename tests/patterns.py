@@ -666,6 +666,26 @@ def nms_capped_by_the_class_count() -> Pattern:
 
 
 @pattern
+def nms_scores_scattered() -> Pattern:
+    """Scores written by index triples into zeros of all boxes and classes, the best of them taken"""
+    return after_nms(
+        """
+      chosen = GatherND (class_first, found)
+      size = Shape (class_first)
+      zeros = ConstantOfShape (size)
+      written = ScatterND (zeros, found, chosen)
+      line = Reshape (written, flat_line)
+      scores, index = TopK (line, eight)
+      turn = Div (index, cells)
+      labels = Add (turn, one)
+      box_at = Mod (index, cells)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)""",
+        more=f", int64[1] flat_line = {{-1}}, int64[1] eight = {{8}}, int64 cells = {{{CELLS}}}",
+    )
+
+
+@pattern
 def nms_with_total_cap() -> Pattern:
     """A cap over all classes behind NonMaxSuppression"""
     return after_nms(
@@ -1522,6 +1542,18 @@ def top_k_by_reciprocal() -> Pattern:
 def top_k_of_more_than_is_left() -> Pattern:
     """A stored `k` above the number of candidates that are left is clamped"""
     return flat_top_k(INTEGERS, k=90)
+
+
+@pattern
+def top_k_with_a_table_of_labels() -> Pattern:
+    """Labels read by GatherElements from a stored row of boxes x classes, 0 to C - 1 again and again"""
+    row = ",".join(str(i % CLASSES) for i in range(CELLS * CLASSES))
+    return flat_top_k(
+        """
+      box_at = Div (index, c)
+      label_row = GatherElements <axis = 1> (numbers, index)""",
+        more=f", int64[1,{CELLS * CLASSES}] numbers = {{{row}}}",
+    )
 
 
 @pattern

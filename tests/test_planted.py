@@ -204,6 +204,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         Reads("least_of", 0, lambda _: [0.6, 0.1, 0.3]),
     ),
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
+    "scores are written for the class before": (
+        "nms_scores_scattered",
+        Reads("labels", 1, to(0)),
+    ),
     "a cap is smaller": ("nms_with_total_cap", Reads("limit", 1, to(3))),
     "a class gives fewer detections": ("nms_capped_by_the_class_count", Reads("per_all", 1, to(1))),
     "classes are not moved apart": ("nms_batched_trick", Ignores("moved", 1)),
@@ -285,6 +289,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "the old reciprocal": ("top_k_by_reciprocal", Reads("ratio", 1, to(1 / C))),
     "k as it was": ("top_k_of_more_than_is_left", Reads("top", 1, to(90))),
     "k smaller than it was": ("top_k_div_mod", Reads("top", 1, to(9))),
+    "a row of labels is read as it stood": (
+        "top_k_with_a_table_of_labels",
+        Reads("label_row", 0, lambda old: np.arange(old.size).reshape(old.shape) % C),
+    ),
     "boxes copied by the old class count": ("top_k_with_gather_elements", Reads("box_at", 1, to(C))),
     "the second head has its classes in another order": (
         "queries_picked_by_their_best_score",

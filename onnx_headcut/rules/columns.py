@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.labels import Columns, Lookup, Mark, Rows
+from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import decide, is_free
+from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.rules.indexing import ids_along
 from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
 from onnx_headcut.rules.moved import plainly
@@ -48,8 +49,8 @@ def columns(view: View) -> Outcome:
         return plainly(view)
     if view.op in {"Gather", "GatherND", "GatherElements"} and isinstance(view.marks[1], Columns):
         return by_columns(view)
-    if view.op == "ScatterND" and isinstance(view.marks[2], Columns) and view.marks[1] is None:
-        return write_rows(view, view.marks[2])
+    if view.op == "ScatterND":
+        return scatter_rows(view)
     mark = view.marks[0]
     if not isinstance(mark, Columns) or any(isinstance(m, Columns) for m in view.marks[1:]):
         view.refuse("a table of indices with a class column is used in a way no rule covers")
@@ -161,6 +162,16 @@ def _columns_of(view: View, numbers: Array, mark: Columns) -> Mark | None:
     return Columns(axes[0], marks) if any(map(numbered, marks)) else Rows()
 
 
+def scatter_rows(view: View) -> Outcome:
+    """ScatterND of a table's rows, or by a table of indices."""
+    index, rows = view.marks[1:3]
+    if isinstance(rows, Columns) and index is None:
+        return write_rows(view, rows)
+    if isinstance(index, Columns) and not (says(rows) or isinstance(rows, Labels)):
+        return write_by_columns(view, index)
+    view.refuse("values are written among those of classes in a way that no rule covers")
+
+
 def write_rows(view: View, rows: Columns) -> Outcome:
     """ScatterND of a picture's table into one for all pictures: what was there stays a filler."""
     data, index = view.shape(0), view.shape(1)
@@ -174,6 +185,22 @@ def write_rows(view: View, rows: Columns) -> Outcome:
         view.refuse("class numbers are written into a tensor whose other values are not known")
     pairs = zip(before.marks, rows.marks, strict=True)
     return Outcome([Columns(axis, tuple(either(view, a, b) for a, b in pairs))])
+
+
+def write_by_columns(view: View, index: Columns) -> Outcome:
+    """ScatterND by a table of indices (NonMaxSuppression's): its class column says the class axis."""
+    found = [(k, m) for k, m in enumerate(index.marks) if numbered(m)]
+    axis, mark = found[0]
+    extent = view.shape(0)[axis]
+    if len(found) != 1 or not isinstance(mark, Lookup) or extent is None:
+        view.refuse("values are written by class numbers in a way that no rule covers")
+    decide(view, mark, {"position"})
+    data, labels = view.marks[0], Labels(axis, ids_along(mark, extent))
+    if data is None:
+        return Outcome([labels], shorten(view, 0, axis, labels.ids))
+    if not labels.same(data):
+        view.refuse("values are written by class numbers where classes lie differently")
+    return Outcome([labels])
 
 
 def either(view: View, a: Mark | None, b: Mark | None) -> Mark | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
+from onnx_headcut.rules.columns import scatter_rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.values import positions
 from onnx_headcut.view import Outcome
@@ -139,6 +140,7 @@ RULES: dict[str, Callable[[View], Outcome]] = {
     **dict.fromkeys(REDUCTIONS, reduce),
     "NonMaxSuppression": non_max_suppression,
     "NonZero": non_zero,
+    "ScatterND": scatter_rows,
 }
 
 __all__ = ["RULES", "decide"]

@@ -234,7 +234,7 @@ def gather(view: View) -> Outcome:
         decide(view, index, {"free"})
         return Outcome([Rows()])
     stored = view.old[0].value if is_fixed(view.scope, view.node.input[0]) else None
-    if stored is not None and (stored.ndim == 1 or view.op == "Gather"):
+    if stored is not None and (_is_line(stored, axis) or view.op == "Gather"):
         return table(view, index, axis)
     if view.old[0].value is not None and view.new[0].value is not None:
         return computed_table(view, index, axis)
@@ -259,19 +259,24 @@ def ids_along(index: Lookup, extent: int) -> Ints:
     return ids
 
 
+def _is_line(table: Array, axis: int) -> bool:
+    """Whether all axes but one have one position."""
+    return bool(table.size == table.shape[axis])
+
+
 def computed_table(view: View, index: Lookup, axis: int) -> Outcome:
     """A table that the graph makes from the class count: known before and after the cut."""
     old, new = view.old[0].value, view.new[0].value
     assert old is not None and new is not None  # noqa: S101, PT018  the caller looked
     rows = index.old.astype(np.int64)
-    if old.ndim != 1 or rows.min() < 0 or rows.max() >= len(old):
+    if not _is_line(old, axis) or rows.min() < 0 or rows.max() >= old.size:
         view.refuse("a table made from the class count is read in a way that no rule covers")
+    old, new = old.reshape(-1), new.reshape(-1)
     options = []
     for option in index.options:
         at = option.new.astype(np.int64)
         if at.min() >= 0 and at.max() < len(new):
             options.append(Option(new[at], option.edits, option.left))
-    del axis
     return Outcome([Lookup(index.ids, index.take, old[rows], tuple(options), index.origin)])
 
 
@@ -295,7 +300,7 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
     if (old_rows >= stored.shape[axis]).any() or (old_rows < 0).any():
         view.refuse(f"its table has {stored.shape[axis]} rows, but class indices go further")
     options: list[Option] = []
-    flat = stored.ndim == 1
+    flat = stored.ndim == 1 or (view.op == "GatherElements" and _is_line(stored, axis))
     if not flat:
         read = np.moveaxis(stored.take(old_rows, axis), axis, -1)
         beside.refuse_values(view, 0, read, index.ids, index.take)
@@ -308,7 +313,7 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
         if not flat:
             options.append(Option(option.new, (*option.edits, *edit), option.left))
             continue
-        values = sliced[option.new.astype(np.int64)]
+        values = sliced.reshape(-1)[option.new.astype(np.int64)]
         options.append(Option(values, (*option.edits, *edit), option.left))
         renumbered = renumber(view, index, stored, sliced, option)
         if renumbered is not None:
@@ -316,7 +321,9 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
             options.insert(
                 0,
                 Option(
-                    renumbered[option.new.astype(np.int64)], (*option.edits, change), option.left
+                    renumbered.reshape(-1)[option.new.astype(np.int64)],
+                    (*option.edits, change),
+                    option.left,
                 ),
             )
     if not options:
@@ -325,7 +332,7 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
         option = next((o for o in options if possible(view, o)), options[0])
         commit(view, option)
         return Outcome([Rows()])
-    old = stored[old_rows]
+    old = stored.reshape(-1)[old_rows]
     return Outcome([Lookup(index.ids, index.take, old, tuple(options), index.origin)])
 
 
@@ -345,7 +352,7 @@ def renumber(
     view: View, index: Lookup, stored: Array, sliced: Array, option: Option
 ) -> Array | None:
     """The table with new class ids, where it holds class ids (column + offset) at all."""
-    lookup = Lookup(index.ids, index.take, stored[index.old.astype(np.int64)], (), "")
+    lookup = Lookup(index.ids, index.take, stored.reshape(-1)[index.old.astype(np.int64)], (), "")
     offset = offset_of(lookup)
     if offset is None:
         return None
@@ -353,7 +360,7 @@ def renumber(
     kept = view.sel.columns_at(index.ids, index.take)
     for row, column in zip(option.new.astype(np.int64), kept, strict=True):
         if column != NONE:
-            new[row] = column + offset
+            new.reshape(-1)[row] = column + offset
     return new
 
 
