@@ -210,11 +210,10 @@ def _verdict_facts(facts: Table, verdict: Verdict) -> None:
         )  # fmt: skip
     for drift in verdict.drift:
         if drift.max_change or drift.gained or drift.lost:
-            _fact(
-                facts, "Meaning", f"scores in '{drift.output}' move by up to {drift.max_change:.3g} "
-                "against the original with all its classes"
-                + (f"; {drift.words}" if drift.words else ""),
-            )  # fmt: skip
+            against = "against the original with all its classes"
+            moved = f"scores in '{drift.output}' move by up to {drift.max_change:.3g} {against}"
+            said = [moved if drift.max_change else against, drift.words]
+            _fact(facts, "Meaning", "; ".join(filter(None, said)))
     if verdict.cut is not None:
         _fact(facts, "Ran on", _ran_on(verdict.cut))
     if verdict.deployed is not None:

@@ -375,6 +375,26 @@ def test_a_clash_without_cuda_has_one_line_of_advice(
     assert "onnxruntime onnxruntime-gpu &&" in caught.value.advice
 
 
+def test_each_library_that_tensorrt_misses_is_named_with_one_line_that_brings_all(
+    has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has("onnxruntime-gpu")
+    ort = pytest.importorskip("onnxruntime")
+    for name in ("findings", "tensorrt_findings"):
+        monkeypatch.setattr(cuda, name, getattr(cuda, name).__wrapped__)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(providers.FULL_NAMES.values()))
+    monkeypatch.setattr(cuda, "probe", lambda _: "does not run")
+    monkeypatch.setattr(cuda, "_loads", lambda _: False)
+    monkeypatch.setattr(cuda, "tensorrt_major", lambda: "10")
+    with pytest.raises(ProviderError, match="TensorRT was asked for") as caught:
+        open_session(RELU, provider="tensorrt")
+    for library in ("libcudnn.so.9", "libnvinfer.so.10", "libnvonnxparser.so.10"):
+        assert library in caught.value.what
+    runs = [line for line in caught.value.advice.splitlines() if line.startswith("Run: ")]
+    assert len(runs) == 1
+    assert runs[0].startswith("Run: pip install 'onnx-headcut[cuda]' 'tensorrt-cu")
+
+
 def test_what_is_left_of_a_removed_package_is_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     with pytest.raises(ProviderError, match="only parts of it") as caught:

@@ -8,7 +8,7 @@ from onnx_headcut.report.results import Result, Topic
 
 if TYPE_CHECKING:
     from onnx_headcut.console import Failure
-    from onnx_headcut.validation.verdict import Verdict
+    from onnx_headcut.validation.verdict import Drift, Verdict
 
 EQUAL = Topic(
     "equal", "error",
@@ -62,11 +62,13 @@ def results(verdict: Verdict, model: str) -> list[Result]:
         found.append(Result(model, STRUCTURE, "passed", verdict.structure.line, "error"))
     for drift in verdict.drift:
         if drift.max_change or drift.gained or drift.lost:
-            text = "; ".join(
-                filter(None, [f"scores move by up to {drift.max_change:.3g}", drift.words])
-            )
+            text = "; ".join(filter(None, [_moved(drift), drift.words]))
             found.append(Result(model, DRIFT, "failed", text, "note", drift.output))
     return found
+
+
+def _moved(drift: Drift) -> str:
+    return f"scores move by up to {drift.max_change:.3g}" if drift.max_change else ""
 
 
 def _topic(reason: str, verdict: Verdict) -> Topic:

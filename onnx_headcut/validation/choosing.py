@@ -40,11 +40,12 @@ def choose(ort: Any, provider: str) -> tuple[str, str]:
         return "cpu", f"auto: the CPU, as CUDA is not usable ({broken[0].what})"
     if provider in ("cuda", "tensorrt"):
         broken = cuda.findings()
+        asked = "CUDA was"
+        if provider == "tensorrt":
+            broken, asked = (*broken, *cuda.tensorrt_findings()), "TensorRT was"
         if broken:
-            asked = "CUDA was" if provider == "cuda" else "TensorRT was"
             raise ProviderError(
-                f"{asked} asked for and cannot be used: {_sentence(broken)}",
-                advice="\n".join(dict.fromkeys(item.advice for item in broken if item.advice)),
+                f"{asked} asked for and cannot be used: {_sentence(broken)}", advice=_advice(broken)
             )
         if provider == "cuda":
             return "cuda", ""
@@ -65,6 +66,12 @@ def choose(ort: Any, provider: str) -> tuple[str, str]:
 
 def _sentence(findings: Sequence[Finding]) -> str:
     return "; ".join(finding.what for finding in findings)
+
+
+def _advice(findings: Sequence[Finding]) -> str:
+    """Say what to do, line by line; not a line that another one begins with."""
+    lines = list(dict.fromkeys(item.advice for item in findings if item.advice))
+    return "\n".join(x for x in lines if not any(y != x and y.startswith(x) for y in lines))
 
 
 def diagnose() -> list[Finding]:
@@ -89,6 +96,8 @@ def diagnose() -> list[Finding]:
             findings += cuda.report(ort)
         elif name in FULL_NAMES:
             problem = probe(name)
+            if problem and name == "tensorrt" and cuda.tensorrt_findings():
+                problem = _sentence(cuda.tensorrt_findings())
             findings.append(
                 Finding("note", name, f"not usable: {problem}", how_to_get(name))
                 if problem

@@ -17,6 +17,7 @@ from onnx_headcut.validation.providers import (
     preload,
     probe,
     quiet,
+    tensorrt_major,
 )
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -48,6 +49,26 @@ def findings() -> tuple[Finding, ...]:
     return tuple(part for part in parts if part.level == "error") or (
         Finding("error", "cuda", problem, "See what 'onnx-headcut doctor' finds."),
     )
+
+
+@functools.cache
+def tensorrt_findings() -> tuple[Finding, ...]:
+    """Name the libraries of TensorRT that are missing."""
+    ort = import_runtime()
+    if FULL_NAMES["tensorrt"] not in ort.get_available_providers():
+        what = f"this build of onnxruntime ({ort.__version__}) is without TensorRT"
+        return (Finding("error", "tensorrt", what, how_to_get("tensorrt")),)
+    with quiet(ort):
+        preload(ort, "tensorrt")
+    major = tensorrt_major()
+    named = ("nvinfer_{}.dll", "nvonnxparser_{}.dll")
+    if sys.platform != "win32":
+        named = ("libnvinfer.so.{}", "libnvonnxparser.so.{}")
+    missing = [name.format(major) for name in named if not _loads(name.format(major))]
+    if not missing:
+        return ()
+    what = f"{', '.join(missing)} missing (TensorRT {major} is needed)"
+    return (Finding("error", "tensorrt", what, how_to_get("tensorrt")),)
 
 
 def report(ort: Any) -> list[Finding]:

@@ -210,8 +210,11 @@ class Verdict:
 
 
 def decide(failures: list[str], doubts: list[str], values: int) -> tuple[Status, tuple[str, ...]]:
-    """Decide: a failure beats a doubt, and a comparison of nothing is a doubt."""
-    if not values:
+    """Decide: a failure beats a doubt, and a comparison of nothing is a doubt.
+
+    Where all that was compared differs, no value agrees: that is no comparison of nothing.
+    """
+    if not values and not failures:
         doubts = [*doubts, "nothing was compared"]
     if failures:
         return "failed", tuple(dict.fromkeys(failures + doubts))
