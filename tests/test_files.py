@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import os
 import resource
 import signal
@@ -20,10 +22,10 @@ from patterns import PATTERNS, REFUSED
 
 import onnx_headcut as hc
 from onnx_headcut import model as files
-from onnx_headcut.storage import atomic, external, lean, wire
+from onnx_headcut.storage import atomic, external, lean, leftovers, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="uses what Linux has")
@@ -424,19 +426,51 @@ atomic.write(Path({str(target)!r}), [b"start", part, b"middle", part, b"end"])
     assert False in seen
 
 
-def cut_as_copy(beside: Path, target: Path, code: str) -> subprocess.Popen[bytes]:
-    """A process that cuts into another folder, data and all, and is told what befalls it."""
-    body = f"""
+def cut_as_copy(beside: Path, target: Path, code: str) -> str:
+    """Python that cuts into another folder, data and all, and is told what befalls it."""
+    return f"""
 import os, signal, sys
 import onnx_headcut as hc
 from onnx_headcut.storage import atomic
 {code}
 hc.cut({str(beside)!r}, {KEEP!r}, {str(target)!r}, external_data="copy", validation=False, force=True)
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", body], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+
+
+FORKS = """
+import json, os, sys
+from onnx_headcut import cutting
+for line in sys.stdin:
+    body, out = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.setsid()
+        for number, path in enumerate((os.devnull, out, os.devnull)):
+            os.dup2(os.open(path, os.O_WRONLY if number else os.O_RDONLY), number)
+        exec(body)
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs Python, a piece a line, in processes of their own, without importing anew for each."""
+
+
+@pytest.fixture(scope="module")
+def in_fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], int]]:
+    """Runs Python in a session of its own, waits for its heirs, too, and gives its exit code."""
+    folder, command = tmp_path_factory.mktemp("forks"), [sys.executable, "-c", FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        count = itertools.count()
+
+        def run(body: str) -> int:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            out = folder / str(next(count))
+            os.mkfifo(out)
+            print(json.dumps([body, str(out)]), file=server.stdin, flush=True)
+            out.read_bytes()  # ends when the last of them has ended
+            return int(server.stdout.readline())
+
+        yield run
 
 
 DIES = """
@@ -471,28 +505,65 @@ def state(target: Path) -> tuple[dict[str, bytes] | None, list[Path]]:
 @pytest.mark.parametrize("who", ["process", "group", "heir", "both"])
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_killed_between_data_and_model(
-    beside: Path, tmp_path: Path, target: Path, step: int, who: str, *, old: bool
-) -> None:
-    """The model is the old one or the new one, with its data, and no data lie there without it.
-    Only where two processes are killed at that moment whole data stay; the next cut takes them up."""
+    beside: Path, tmp_path: Path, target: Path, in_fork: Callable[[str], int],
+    step: int, who: str, *, old: bool,
+) -> None:  # fmt: skip
+    """The model is the old one or the new one, with its data, and no data lie there without it: where
+    both processes are killed at that moment, the new model is hidden beside its data, and both go
+    with the next write into the folder."""
     hc.cut(beside, KEEP, tmp_path / "new.onnx", external_data="inline", validation=False)
     new = weights(tmp_path / "new.onnx")
     if old:
         hc.cut(beside, "1", target, external_data="copy", validation=False)
     before, _ = state(target)
-    with cut_as_copy(beside, target, DIES.format(step=step, who=who)) as process:
-        assert process.stdout is not None
-        process.stdout.read()  # ends when both have ended
-        code = process.wait()
+    code = in_fork(cut_as_copy(beside, target, DIES.format(step=step, who=who)))
     assert code == (int(step < 2) if who == "heir" else -signal.SIGKILL)
     done = step == 2 or who in {"process", "group"}
     found, others = state(target)
     assert found == (new if done else before)
-    assert len(others) == (step == 1 and who == "both") + (old and done)
+    hidden = [path for path in others if ".headcut" in path.name]
+    assert len(hidden) == (who == "both" and step < 2)
+    assert len(others) == len(hidden) + (len(hidden) and step == 1 and not old)
+    for path in hidden:
+        assert step == 0 and not old or weights(path) == new
+    hc.cut(beside, KEEP, target.with_name("c.onnx"), external_data="copy", validation=False)
+    assert state(target)[0] == found
+    assert not [path for path in state(target)[1] if not path.name.startswith("c.onnx")]
     hc.cut(beside, KEEP, target, external_data="copy", validation=False, force=True)
-    found, others = state(target)
-    assert found == new
-    assert len(others) == old  # the old model's data, which another model may read, too
+    assert state(target)[0] == new
+
+
+def test_data_of_other_content_have_another_name(beside: Path, target: Path) -> None:
+    """The same graph, trained further: what was cut from the older weights keeps them."""
+    hc.cut(beside, KEEP, target, external_data="copy", validation=False)
+    kept = target.rename(target.with_name("kept.onnx"))
+    before, data = weights(kept), beside.with_name("a.data")
+    data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
+    hc.cut(beside, KEEP, target, external_data="copy", validation=False)
+    assert weights(kept) == before != weights(target)
+
+
+@linux
+def test_leftovers(target: Path) -> None:
+    """Only what nobody holds, and what is named as ours, is removed."""
+    data = leftovers.name_of_data(target, "0123456789abcdef" * 4)
+    model, file = leftovers.name_of_model(data), leftovers.name_of_file(target)
+    other = [target.with_name(name) for name in (
+        "a.onnx", ".a.onnx.headcut", ".a.onnx.0123456.headcut", ".db.01234567.headcut-model", "db",
+        "b.onnx.0123456789abcdef.data.part")]  # fmt: skip
+    for path in (data, model, file, *other):
+        path.write_bytes(b"x")
+    with model.open("rb") as held:
+        leftovers.claim(held.fileno())
+        leftovers.remove(target.parent)
+        assert set(target.parent.iterdir()) == {data, model, *other}
+    leftovers.remove(target.parent)
+    assert set(target.parent.iterdir()) == set(other)
+    for length in (100, 250):
+        long = target.with_name("ü" * (length // 2))
+        leftovers.name_of_file(long).write_bytes(b"")
+    leftovers.remove(target.parent)
+    assert set(target.parent.iterdir()) == set(other)
 
 
 @linux
@@ -509,7 +580,8 @@ sys.stdout.write("x"); sys.stdout.flush()
 """
     seen = []
     for k in range(12):
-        with cut_as_copy(beside, target, slow) as process:
+        command = [sys.executable, "-c", cut_as_copy(beside, target, slow)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
             process.stdout.read(1)
             time.sleep(k * 0.016)
