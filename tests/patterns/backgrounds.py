@@ -1,0 +1,80 @@
+"""Dense scores whose background the graph cuts off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from patterns.frame import Pattern, front, graph, pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+def dense(output: str, body: str, ids: Sequence[int], **known: Any) -> Pattern:
+    """Boxes and a tensor [1, n, classes] made from logits by ``body``."""
+    weights, start, heads = front()
+    weights += ", int64[1] c0 = {0}, int64[1] c1 = {1}, int64[1] c2 = {2}, " + output
+    outputs = "float[1,16,4] rects, float[1,16,K] scores"
+    known = {"dense": ((2, ()), (2, tuple(ids))), **known}
+    return Pattern(graph(outputs, weights, start + body), heads, kind="dense", **known)
+
+
+@pattern
+def background_sliced_off_the_front() -> Pattern:
+    """Softmax over all columns, then `[:, 1:]`"""
+    return dense(
+        "int64[1] beyond = {9223372036854775807}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c1, beyond, c2)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def background_sliced_off_the_back() -> Pattern:
+    """Softmax over all columns, then `[:, :-1]`"""
+    return dense(
+        "int64[1] minus = {-1}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c0, minus, c2)""",
+        [0, 1, 2, 3, 4],
+        background=5,
+    )
+
+
+@pattern
+def background_sliced_off_by_its_count() -> Pattern:
+    """The last column cut off by a stored stop that is the class count"""
+    return dense(
+        "int64[1] stop = {5}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, c0, stop, c2)""",
+        [0, 1, 2, 3, 4],
+        background=5,
+    )
+
+
+@pattern
+def background_sliced_off_from_a_negative_start() -> Pattern:
+    """`[:, -5:]` of 6 columns"""
+    return dense(
+        "int64[1] start = {-5}, int64[1] beyond = {9223372036854775807}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      scores = Slice (probs, start, beyond, c2)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def background_split_off() -> Pattern:
+    """Split into background and objects"""
+    return dense(
+        "int64[2] parts = {1, 5}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      nothing, scores = Split <axis = 2> (probs, parts)""",
+        [1, 2, 3, 4, 5],
+    )
