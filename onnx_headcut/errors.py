@@ -6,6 +6,7 @@
     ├── UsageError         2   wrong usage: options, class names, files that may not be written
     ├── InputError         2   a file that cannot be read as what it should be
     ├── GraphRefused       3   a graph that cannot be cut safely: unsupported or ambiguous
+    │   ├── NoHead         3   nothing makes class scores, or not what is named as a head
     │   └── CallReached    3   class scores reach local functions (met inside: these are inlined)
     ├── ProviderError      4   an execution provider that was asked for and cannot be used
     └── ValidationFailed   1   the cut model differs from the reference, or nothing was compared

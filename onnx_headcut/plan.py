@@ -165,9 +165,9 @@ def _traced(
     tried, separate = set[str](), set[str]()
     while True:
         main.forget()
-        trace = Trace(analysis.interpreter, selection)
-        trace.heads = {(k,): v for k, v in heads.items()}
-        trace.tried, trace.front, trace.separate = tried, front, separate
+        trace = Trace(
+            analysis.interpreter, selection, heads, front, tried=tried, separate=separate
+        )
         try:
             trace.run(main)
             trace.finish(main)

@@ -31,6 +31,7 @@ from onnx_headcut.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     import onnx
 
@@ -54,8 +55,24 @@ class Separate(Exception):
 class Trace:
     """One pass over a graph from the heads on; see `Plan` for its result."""
 
-    def __init__(self, interpreter: Interpreter, selection: Selection) -> None:
-        self.interpreter, self.selection = interpreter, selection
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        selection: Selection,
+        heads: Mapping[int, Labels],
+        front: Front | None = None,
+        *,
+        tried: AbstractSet[str] = frozenset(),
+        separate: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """Labels start at ``heads``, by node number; or for exact scores at ``front`` instead.
+
+        ``tried`` and ``separate`` are what earlier passes found out: values for which no head of their
+        own was found, and computed shapes that must be copied rather than changed.
+        """
+        self.interpreter, self.selection, self.front = interpreter, selection, front
+        self.heads: dict[ed.Place, Labels] = {(k,): labels for k, labels in heads.items()}
+        self.tried, self.separate = tried, separate
         self.edits: dict[tuple[Any, ...], ed.Edit] = {}
         self.by_place: dict[ed.Place, list[ed.Edit]] = defaultdict(list)
         self.settled: set[Any] = set()
@@ -66,17 +83,10 @@ class Trace:
         self.said: dict[tuple[str, int | None], tuple[Lookup, Option]] = {}
         """Class numbers at graph outputs (and in which column), and how they come out."""
         self.notes: list[str] = []
-        self.heads: dict[tuple[int, ...], Labels] = {}
-        self.tried: set[str] = set()
-        """Values for which no head of their own was found; they are shortened where they are read."""
         self.patched: set[str] = set()
         """Computed shapes that were changed where they are put together."""
-        self.separate: set[str] = set()
-        """Those of them that must be copied instead."""
         self.visited: dict[tuple[int, ...], list[Fact]] = {}
         """What each node on the classes' way read when its rule was asked."""
-        self.front: Front | None = None
-        """Where labels start instead of at the heads, for exact scores."""
 
     def view(self, scope: Scope, i: int) -> View:
         """Node ``i`` of ``scope`` as its rule sees it now."""
@@ -142,9 +152,7 @@ class Trace:
             return
         head = self.heads.get(view.place)
         marked = (
-            head is not None
-            or any(m is not None for m in view.marks)
-            or (scope.captures_marks(node))
+            head is not None or any(m is not None for m in view.marks) or (scope.captures_marks(node))
         )
         if not marked:
             if node.op_type in CONTROL:

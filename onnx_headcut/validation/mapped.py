@@ -73,11 +73,6 @@ class Chunk:
         rest = len(self.columns) < len(self.rows)
         return Columns(self.total, order, background, len(self.rows) if rest else 0, self.columns)
 
-    @property
-    def parted(self) -> bool:
-        """Whether the cut has columns that are not in the chunk."""
-        return len(self.columns) < len(self.rows)
-
     def label(self, column: int) -> int:
         """How a column of the cut is labelled at its sites."""
         if column == NONE:
