@@ -232,6 +232,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     ),
     "another column is the background": ("argmax_over_classes", Reads("same", 1, to(1))),
     "ids are off by one in a loop": ("nms_in_a_loop_over_the_batch", Reads("some_ids", 1, to(0))),
+    "ids are off by one where an If adds rows": (
+        "nms_in_a_loop_over_the_batch_that_collects",
+        Reads("ids", 1, to(0)),
+    ),
     "a loop ends too early": ("loop_over_classes_by_slice", Reads("go", 1, to(2))),
     "a loop runs once too few": ("loop_over_classes_by_slice", Reads("last", 0, to(2))),
     "a loop reads another class": ("loop_over_classes_by_slice", Reads("to_at", 1, to(2))),

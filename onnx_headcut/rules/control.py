@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onnx_headcut.facts import merged
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
 from onnx_headcut.model import captures
-from onnx_headcut.rules.bodies import padded, same_table
+from onnx_headcut.rules.bodies import padded, same
 from onnx_headcut.rules.iterated import lookup_of
 from onnx_headcut.rules.loops import control_by, iterate
 from onnx_headcut.rules.stacked import joined
@@ -44,8 +44,12 @@ def branch(view: View) -> Outcome:
     marks: list[Mark | None] = []
     for j in range(len(view.node.output)):
         names = [b.graph.output[j].name for b in bodies]
-        found = [leaving(b, n) for b, n in zip(bodies, names, strict=True)]
-        marks.append(with_filler(view, found, bodies, names) or agree(view, found))
+        pairs = list(zip(bodies, names, strict=True))
+        found = [leaving(b, n) for b, n in pairs]
+        if any(is_carried(view, j, b, n) for b, n in pairs):
+            marks.append(agree(view, [m for m in found if m is not None]))
+        else:
+            marks.append(with_filler(view, found, bodies, names) or agree(view, found))
         view.trace.bodies[view.place, j] = merged(
             [b.new(n) for b, n in zip(bodies, names, strict=True)]
         )
@@ -59,6 +63,25 @@ def leaving(body: Scope, name: str) -> Mark | None:
     """The mark of a body's output; what is known for each iteration around it is a table."""
     mark = body.mark(name)
     return lookup_of(mark, f"{name}?") if isinstance(mark, PerIteration) else mark
+
+
+def is_carried(view: View, j: int, body: Scope, name: str) -> bool:
+    """Whether a body hands on what a Loop around carries to output ``j``, and no mark is known yet.
+
+    The Loop is traced again with the mark that the other body gives it, and both must agree then.
+    """
+    loop = view.scope
+    if loop.parent is None or loop.parent.graph.node[loop.place[-2]].op_type != "Loop":
+        return False
+    states = zip(loop.graph.input[2:], loop.graph.output[1:], strict=False)
+    read = {i.name for i, o in states if copied(loop, o.name) == view.node.output[j]}
+    return body.mark(name) is None and copied(body, name) in read
+
+
+def copied(scope: Scope, name: str) -> str:
+    """What ``name`` is a plain copy of."""
+    node = scope.node_of(name)
+    return copied(scope, node.input[0]) if node is not None and node.op_type == "Identity" else name
 
 
 def with_filler(
@@ -88,8 +111,6 @@ def agree(view: View, marks: Sequence[Mark | None]) -> Mark | None:
     if len(found) == len(marks):
         if isinstance(first, Labels) and all(first.same(m) for m in found):
             return first
-        if isinstance(first, Lookup) and all(
-            isinstance(m, Lookup) and same_table(m, first) for m in found
-        ):
+        if isinstance(first, Lookup | Columns) and all(same(m, first) for m in found):
             return first
     view.refuse("its bodies give tensors that depend on classes in different ways")

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from patterns.frame import CELLS, CLASSES, FLAT, OUTPUTS, Array, Pattern, changed, front, graph, pattern
+from patterns.frame import (
+    CELLS,
+    CLASSES,
+    FLAT,
+    OUTPUTS,
+    Array,
+    Head,
+    Pattern,
+    changed,
+    front,
+    graph,
+    pattern,
+)
 from patterns.suppression import LIMITS
 
+FIND = """
+        at = Unsqueeze (i, c0)
+        own_scores = Gather <axis = 0> (class_first, at)
+        own_rects = Gather <axis = 0> (rects, at)
+        found = NonMaxSuppression (own_rects, own_scores, most, iou, least)"""
 
-@pattern
-def nms_in_a_loop_over_the_batch() -> Pattern:
-    """A Loop over pictures holds NonMaxSuppression"""
+
+def pictures_one_by_one(loop: str, more: str = "") -> tuple[str, str, tuple[Head, ...]]:
+    """Weights, nodes and heads with a Loop over pictures; ``loop`` begins where it finds boxes."""
     weights, body, heads = front()
     for name, width in (("to_cls", CLASSES), ("to_box", 4)):
         old, new = f"{name} = {{1,-1,{width}}}", f"{name} = {{-1,{CELLS},{width}}}"
         assert old in weights
         weights = weights.replace(old, new)
-    weights += LIMITS + ", int64[1] beyond = {9223372036854775807}, int64[1] slots = {12}"
+    weights += LIMITS + ", int64[1] beyond = {9223372036854775807}" + more
     body += """
       probs = Softmax <axis = 2> (logits)
       objects = Slice (probs, c1, beyond, c2)
@@ -24,13 +41,17 @@ def nms_in_a_loop_over_the_batch() -> Pattern:
       batch = Shape <start = 0, end = 1> (x)
       times = Squeeze (batch)
       true = Constant <value = bool {1}> ()
-      labels, scores, boxes = Loop (times, true) <body = each (int64 i, bool go_in) =>
+"""
+    return weights, body + loop.replace("FIND", FIND), heads
+
+
+@pattern
+def nms_in_a_loop_over_the_batch() -> Pattern:
+    """A Loop over pictures holds NonMaxSuppression"""
+    weights, body, heads = pictures_one_by_one(
+        """      labels, scores, boxes = Loop (times, true) <body = each (int64 i, bool go_in) =>
           (bool go, int64[12] ids, float[12] values, float[12,4] places) {
-        go = Identity (go_in)
-        at = Unsqueeze (i, c0)
-        own_scores = Gather <axis = 0> (class_first, at)
-        own_rects = Gather <axis = 0> (rects, at)
-        found = NonMaxSuppression (own_rects, own_scores, most, iou, least)
+        go = Identity (go_in)FIND
         all_values = GatherND (own_scores, found)
         size = Shape (all_values)
         limit = Min (size, slots)
@@ -47,7 +68,9 @@ def nms_in_a_loop_over_the_batch() -> Pattern:
         ids = Pad (some_ids, pads)
         values = Pad (some_values, pads)
         places = Pad (some_places, box_pads)
-      }>"""
+      }>""",
+        ", int64[1] slots = {12}",
+    )
     outputs = "int64[N,12] labels, float[N,12] scores, float[N,12,4] boxes"
 
     def read(outputs: list[Array]) -> Array:
@@ -57,6 +80,39 @@ def nms_in_a_loop_over_the_batch() -> Pattern:
         return np.concatenate(columns, axis=1)
 
     return Pattern(graph(outputs, weights, body, batch="N"), heads, read=read, batch=2, some=3)
+
+
+@pattern
+def nms_in_a_loop_over_the_batch_that_collects() -> Pattern:
+    """A Loop over pictures; an If adds the rows of those in which something was found"""
+    weights, body, heads = pictures_one_by_one(
+        """      rows = Loop (times, true, nothing) <body =
+          each (int64 i, bool go_in, float[A,7] so_far) => (bool go, float[B,7] now) {
+        go = Identity (go_in)FIND
+        count = Size (found)
+        some = Greater (count, none)
+        now = If (some) <then_branch = add () => (float[B,7] more) {
+          values = GatherND (own_scores, found)
+          value_col = Unsqueeze (values, c1)
+          class_at = Gather <axis = 1> (found, c1)
+          ids = Add (class_at, one)
+          id_col = Cast <to = 1> (ids)
+          box_at = Gather <axis = 1> (found, row)
+          flat = Squeeze (own_rects, c0)
+          places = Gather <axis = 0> (flat, box_at)
+          picture = Cast <to = 1> (i)
+          size = Shape (id_col)
+          picture_col = Expand (picture, size)
+          table = Concat <axis = 1> (id_col, value_col, places, picture_col)
+          more = Concat <axis = 0> (so_far, table)
+        }, else_branch = keep () => (float[A,7] same) {
+          same = Identity (so_far)
+        }>
+      }>""",
+        ", float[0,7] nothing, int64 none = {0}",
+    )
+    text = graph("float[K,7] rows", weights, body, batch="N")
+    return Pattern(text, heads, read=lambda o: o[0], batch=2, some=3)
 
 
 def loop_over_classes(
