@@ -131,7 +131,9 @@ class DriftReport:
         )
         result = [
             f"on {n} picture{'s' * (n != 1)} against the original as it is: {counts}",
-            f"kept scores change by {mean[0]:+.3f} on average, by {mean[1]:+.3f} at most",
+            f"kept scores change by {mean[0]:+.3f} on average, by {mean[1]:+.3f} at most"
+            if round(abs(mean[1]), 3)
+            else "kept scores stay as they are",
         ]
         before, after = self.mean("ap50_before"), self.mean("ap50_after")
         if before is not None and after is not None:

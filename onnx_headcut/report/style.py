@@ -62,8 +62,9 @@ footer { margin-top: 3rem; color: var(--faint); font-size: .9rem; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --faint: #444;
   --line: #bbb; --soft: #fff; --accent: #0b4fae; --good: #0a5c22; --bad: #a31118;
   --doubt: #6d4700; } body { max-width: none; padding: 0; font-size: 10pt; }
-  h2, h3, caption { break-after: avoid; } h2 { margin-top: 1.4rem; }
-  figure, tr { break-inside: avoid; } .scroll { overflow: visible; } .scroll svg { min-width: 0; }
+  h2, h2 + p, h3, caption { break-after: avoid; } h2 { margin-top: 1.4rem; }
+  figure, table, tr { break-inside: avoid; } .scroll { overflow: visible; }
+  .scroll svg { min-width: 0; }
   table { font-size: 8.5pt; } th, td { padding-right: .5rem; }
   tbody th, td:not(.number) { min-width: 0; }
   .pair p, .faint { font-size: 8.5pt; } summary { list-style: none; }
