@@ -10,7 +10,7 @@ import onnx
 import pytest
 from conftest import from_text
 from onnx import numpy_helper
-from test_validate import FULL, KEPT, Tiny, check
+from tiny import FULL, KEPT, Tiny, check
 
 import onnx_headcut as hc
 from onnx_headcut.validation import Settings, proof

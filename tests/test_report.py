@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from PIL import Image
-from test_validate import FULL, KEPT, Tiny, check
+from tiny import FULL, KEPT, Tiny, check
 
 from onnx_headcut import cut
 from onnx_headcut.report import formats, graph, html, of_verdict, pictures, plots
