@@ -103,6 +103,15 @@ def conv_weights(dtype: type, *, zero: bool = True) -> Callable[..., Tensors]:
     return make
 
 
+def unsigned(dtype: type) -> Callable[..., Tensors]:
+    def make(noise: np.random.Generator, n: int) -> Tensors:
+        found = conv_weights(np.int8)(noise, n)
+        found["P_w"] = ints(noise, n, 8, 1, 1, dtype=np.uint8).clip(0, 15).astype(dtype)
+        return found | {"P_z": np.arange(n).astype(dtype)}
+
+    return make
+
+
 QDQ = """P_d = DequantizeLinear <axis = 0> (P_w, P_s, P_z)
          P_db = DequantizeLinear <axis = 0> (P_b, P_bs)
          P = Conv (x, P_d, P_db)"""
@@ -158,13 +167,10 @@ CASES = {
         f"QDQ Conv {np.dtype(t).name}": Case(QDQ, conv_weights(t), SLICED)
         for t in (np.int8, np.int16, ml_dtypes.int4)
     },
-    "QDQ Conv uint4": Case(
-        QDQ,
-        lambda noise, n: conv_weights(np.int8)(noise, n)
-        | {"P_w": ints(noise, n, 8, 1, 1, dtype=np.uint8).clip(0, 15).astype(ml_dtypes.uint4),
-           "P_z": np.arange(n).astype(ml_dtypes.uint4)},
-        SLICED,
-    ),
+    **{
+        f"QDQ Conv {np.dtype(t).name}": Case(QDQ, unsigned(t), SLICED)
+        for t in (np.uint16, ml_dtypes.uint4)
+    },
     "QDQ Conv float8_e4m3fn": Case(
         "P_d = DequantizeLinear <axis = 0> (P_w, P_s)  P = Conv (x, P_d)",
         conv_weights(ml_dtypes.float8_e4m3fn, zero=False), {"P_w": 0, "P_s": 0},
@@ -187,6 +193,19 @@ CASES = {
     "QDQ MatMul": Case(
         "P_d = DequantizeLinear <axis = 1> (P_w, P_s, P_z)  P = MatMul (x, P_d)",
         columns(), {"P_w": 1, "P_s": 0, "P_z": 0}, **FLAT,
+    ),
+    "QDQ Conv, weights behind a Transpose": Case(
+        """P_d = DequantizeLinear <axis = 3> (P_w, P_s)
+           P_t = Transpose <perm = [3, 2, 0, 1]> (P_d)  P = Conv (x, P_t)""",
+        lambda noise, n: {"P_w": ints(noise, 1, 1, 8, n), "P_s": scales(noise, n)},
+        {"P_w": 3, "P_s": 0},
+    ),
+    "QDQ MatMul, blocks of 4": Case(
+        """P_d = DequantizeLinear <axis = 0, block_size = 4> (P_w, P_s, P_z)
+           P = MatMul (x, P_d)""",
+        lambda noise, n: {"P_w": ints(noise, 8, n), "P_s": scales(noise, n * 2).reshape(2, n),
+                          "P_z": ints(noise, 2, n)},
+        {"P_w": 1, "P_s": 1, "P_z": 1}, **FLAT,
     ),
     "QLinearConv": Case(
         "P_q = QLinearConv <pads = [1, 1, 1, 1]> (xq, x_s, x_z, P_w, P_s, P_z, y_s, y_z, P_b)"
@@ -230,6 +249,12 @@ CASES = {
     "MatMulNBits": Case(
         "P = com.microsoft.MatMulNBits <K=32, N=N, bits=4, block_size=16> (x, P_w, P_s, P_z)",
         packed, {"P_w": 0, "P_z": 0}, data="float[2,32]", result="float[2,N]",
+    ),
+    "MatMulNBits of 8 bits": Case(
+        "P = com.microsoft.MatMulNBits <K=32, N=N, bits=8, block_size=16> (x, P_w, P_s, P_z)",
+        lambda noise, n: {"P_w": ints(noise, n, 2, 16, dtype=np.uint8), "P_s": scales(noise, n * 2),
+                          "P_z": ints(noise, n, 2, dtype=np.uint8)},
+        {"P_w": 0, "P_z": 0}, data="float[2,32]", result="float[2,N]",
     ),
 }  # fmt: skip
 

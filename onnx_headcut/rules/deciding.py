@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import IteratedOption, Selection
     from onnx_headcut.view import View
 
+BEFORE_QUANTIZING = (
+    "cut the model before it is quantized, or leave what lies behind the scores out of quantization "
+    "(onnxruntime: nodes_to_exclude)"
+)
+
 
 def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
     """Commit the first option whose values are of one of ``kinds``; refuse if there is none."""
@@ -31,9 +36,15 @@ def decide(view: View, lookup: Lookup, kinds: set[str]) -> Option:
             if tests[kind](option) and possible(view, option):
                 commit(view, option)
                 return option
+    meaning = f"gives them their meaning ({' or '.join(sorted(kinds))}) after the cut"
+    if lookup.step:
+        view.refuse(
+            f"class numbers arrive here in steps of {lookup.step:g}, and nothing {meaning}",
+            BEFORE_QUANTIZING,
+        )
     view.refuse(
         "numbers computed from the class count arrive here, and no change of the class counts "
-        f"found on the way gives them their meaning ({' or '.join(sorted(kinds))}) after the cut"
+        f"found on the way {meaning}"
     )
 
 
@@ -78,7 +89,7 @@ def is_ids(lookup: Lookup, option: Option, selection: Selection) -> bool:
     columns = selection.columns_at(lookup.ids, lookup.take)
     real, count = columns != NONE, float(len(selection.order))
     expected = columns[real] + offset
-    if not np.allclose(option.new[real].astype(np.float64), expected, atol=1e-4 + lookup.step / 2):
+    if not np.allclose(option.new[real].astype(np.float64), expected, atol=_reach(lookup)):
         return False
     fillers = option.new[~real], lookup.old[lookup.take][~real]
     return np.array_equal(*fillers) or all(
@@ -93,8 +104,13 @@ def offset_of(lookup: Lookup) -> float | None:
         return None
     difference = lookup.old[real].astype(np.float64) - lookup.ids[real]
     first = float(np.rint(difference[0]) if lookup.step else difference[0])
-    near = np.allclose(difference, first, atol=1e-4 + lookup.step / 2)
+    near = np.allclose(difference, first, atol=_reach(lookup))
     return first if near and first == round(first) else None
+
+
+def _reach(lookup: Lookup) -> float:
+    """How far from whole numbers quantizers may have moved class numbers: never half of one."""
+    return 1e-4 + min(lookup.step / 2, 0.49)
 
 
 def possible(view: View, option: Option | IteratedOption) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from onnx_headcut.labels import Columns, Rows, Whole
 from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules import indexing, movement, rounding, stacked
+from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
 from onnx_headcut.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def numbered(view: View, before: Rows) -> Rows:
     view.refuse("values that class numbers were added to reach it; only NonMaxSuppression, or a "
                 "threshold for what was computed of pairs, may use such values, since there they are "
                 "compared with one another",
-                rounding.ADVICE if view.op in rounding.OPS else GENERIC_ADVICE)  # fmt: skip
+                BEFORE_QUANTIZING if view.op in rounding.OPS else GENERIC_ADVICE)  # fmt: skip
 
 
 def _picks(view: View) -> bool:

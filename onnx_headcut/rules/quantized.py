@@ -17,7 +17,8 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut.labels import Columns, Labels, Lookup, Rows
 from onnx_headcut.plain import plain
-from onnx_headcut.rules import heads
+from onnx_headcut.rules import heads, rounding
+from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
 from onnx_headcut.view import GENERIC_ADVICE, Outcome, View
 
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ def shown(view: View) -> View:
     form = plain(view.node)
     if form is None or all(m is None or isinstance(m, Rows) for m in view.marks):
         return view
-    if any(isinstance(m, Lookup | Columns) for m in view.marks):
-        view.refuse("class numbers reach it, which a quantized or fused op would round")
+    numbers = any(isinstance(m, Lookup | Columns) for m in view.marks)
+    if numbers and form.node.op_type not in rounding.OPS:
+        view.refuse("class numbers reach it, which a quantized or fused op would round",
+                    BEFORE_QUANTIZING)  # fmt: skip
     beside = [m for k, m in enumerate(view.marks) if k not in form.slots]
     if any(m is not None for m in beside):
         view.refuse("a scale, a zero point or a further operand of it depends on classes")

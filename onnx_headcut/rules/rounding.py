@@ -14,17 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut.labels import NONE, Columns, Lookup
-from onnx_headcut.rules.deciding import offset_of
+from onnx_headcut.rules.deciding import BEFORE_QUANTIZING, offset_of
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.view import View
-
-ADVICE = (
-    "cut the model before it is quantized, or leave what lies behind the scores out of quantization "
-    "(onnxruntime: nodes_to_exclude)"
-)
 
 OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -57,7 +52,7 @@ def _rounded(view: View, lookup: Lookup) -> Lookup:
     ):
         said = (rounded_[take].astype(np.float64) - zero) * step
         _check(view, lookup, before[take].astype(np.float64), said, step)
-    return replace(after, step=max(step, lookup.step))
+    return replace(after, step=step + lookup.step)
 
 
 def _run(view: View, table: Array) -> Array:
@@ -95,5 +90,5 @@ def _check(view: View, lookup: Lookup, before: Array, said: Array, step: float) 
             view.refuse(
                 f"it rounds class numbers to steps of {step:g}: {value:g} of class {cls} comes out as "
                 f"{rounded_:g}, {what}",
-                ADVICE,
+                BEFORE_QUANTIZING,
             )

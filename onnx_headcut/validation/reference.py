@@ -145,7 +145,8 @@ class Twin:
 
     def without_rounding(self) -> tuple[Twin, Steps] | None:
         """Give the same with the rounding taken out of its tail, and what steps that had."""
-        found = None if self._behind is None else unrounded(self._behind)
+        own = {raw_name(value) for value in self.flow.nested}
+        found = None if self._behind is None else unrounded(self._behind, own)
         if found is None:
             return None
         twin = shallow(self)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_headcut.validation.half import widen
 from onnx_headcut.validation.integers import quantizes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 Array = npt.NDArray[Any]
 
@@ -32,11 +32,14 @@ Steps = frozenset[tuple[float, float]]
 """Scale and zero point of the quantizers that were taken out; 0 and the type of half precision."""
 
 
-def unrounded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Steps] | None:
+def unrounded(
+    model: onnx.ModelProto, own: Collection[str] = ()
+) -> tuple[onnx.ModelProto, Steps] | None:
     """Copy a model without its rounding; None where it has none, or none that can be taken out.
 
     Taken out are quantizers with one constant scale for the whole tensor. What computes with the
-    integers otherwise than by moving them, or gives them as an output, cannot do without.
+    integers otherwise than by moving them, or gives them as an output, cannot do without; outputs
+    that are validation's ``own`` may be numbers.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -61,7 +64,7 @@ def unrounded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Steps] | None:
         else:
             nodes.append(node)
             free.update(node.output if bound else ())
-    if not steps or free.intersection(value.name for value in graph.output):
+    if not steps or free.intersection(v.name for v in graph.output if v.name not in own):
         return None
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -98,17 +101,25 @@ def _arithmetic(
     step: tuple[Array, Array],
     ops: tuple[str, str],
 ) -> list[onnx.NodeProto]:
-    """``x / scale + zero`` or ``(x - zero) * scale``, under the name that the node gave."""
-    result = node.output[0]
+    """``x / scale + zero`` or ``(x - zero) * scale``, under the name that the node gave.
+
+    In float64: a class number comes out of steps of 16 bits as the number that it was.
+    """
+    result, quantizing = node.output[0], ops[0] == "Div"
     scale, zero = f"headcut/scale of {result}", f"headcut/zero of {result}"
     for name, value in ((scale, step[0]), (zero, step[1])):
-        graph.initializer.append(numpy_helper.from_array(value, name))
-    between = f"headcut/between {result}"
-    operands = (scale, zero) if ops[0] == "Div" else (zero, scale)
-    return [
-        helper.make_node(ops[0], [node.input[0], operands[0]], [between]),
-        helper.make_node(ops[1], [between, operands[1]], [result]),
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float64), name))
+    wide, between, last = (f"headcut/{word} {result}" for word in ("wide", "between", "exact"))
+    operands = (scale, zero) if quantizing else (zero, scale)
+    kind = helper.np_dtype_to_tensor_dtype(step[0].dtype)
+    first, end = (wide, result) if quantizing else (node.input[0], last)
+    nodes = [
+        helper.make_node(ops[0], [first, operands[0]], [between]),
+        helper.make_node(ops[1], [between, operands[1]], [end]),
     ]
+    if quantizing:
+        return [helper.make_node("Cast", [node.input[0]], [wide], to=TensorProto.DOUBLE), *nodes]
+    return [*nodes, helper.make_node("Cast", [last], [result], to=kind)]
 
 
 def _inner(node: onnx.NodeProto) -> Iterator[str]:
