@@ -63,6 +63,15 @@ class Beside:
                  if len(b) > 1 and all(g.kind == "other" for g in b)]  # fmt: skip
         return [g for b in found for g in b]
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing beside them shows that they are no boxes themselves.
+
+        What is beside may be groups, or channels that were added to each other: sides of boxes.
+        """
+        own = frozenset().union(*(c.channels for c in self.chosen))
+        return not self.groups and self.flow.met.keys() <= own
+
     # -------------------------------------------------------------- what must not be beside
 
     def levels(self) -> list[Group]:
@@ -98,7 +107,25 @@ class Beside:
             return [g for g in self.outer if self._may_be_scores(g) or self._is_part(g)] + [
                 b[0] for b in self.boxes if len(b) == 1 and self._may_be_no_box(b[0])
             ]
-        return [g for g in self.outer if self._may_be_scores(g) or self._is_activated(g)]
+        return [g for g in self.outer
+                if self._may_be_scores(g) or self._is_activated(g) or self._is_boxed(g)]  # fmt: skip
+
+    def _is_boxed(self, group: Group) -> bool:
+        """Whether boxes lie beside plain or sigmoid columns, and none beside a softmax of pixels."""
+        if self.kind != "softmax" or group.kind not in {"raw", "sigmoid"} or group.size <= 4:
+            return False
+        near = {self.seen.places(b[0]) for b in self.boxes}
+        added = {k: v for k, v in self.flow.met.items() if k not in group.channels}
+        grids = {self.flow.leaves[k >> self.flow.bits].grid for k in added}
+        shapes = {shape for found in added.values() for shape in found}
+
+        def holds(one: Group) -> bool:
+            *around, _ = self.seen.places(one)
+            lines = ((*s[:a], *s[a + 1 :]) for s in shapes for a in range(len(s)))
+            return self.seen.places(one) in near or tuple(around) in {*shapes, *lines}
+
+        has_boxes = holds(group) or self.seen.places(group)[-1] == grids
+        return has_boxes and not any(map(holds, self.chosen))
 
     def _may_be_scores(self, group: Group) -> bool:
         """Whether it is no distribution, no box, nor (beside scores that are sure) landmarks."""
@@ -206,4 +233,4 @@ def may_hold_objectness(group: Group, rest: list[Group]) -> bool:
     """Whether these columns follow those of a box in a layer, where YOLO has its objectness."""
     boxes = {c for g in rest if g.size <= 4 for c in g.channels}
     first = [c for c in group.channels if c - 1 in boxes]
-    return "Mul" not in group.history and len(first) * group.size >= len(group.channels)
+    return "Mul+" not in group.history and len(first) * group.size >= len(group.channels)

@@ -47,6 +47,11 @@ class Leaf:
         """Number of elements of one channel."""
         return math.prod(self.shape) // max(self.shape[self.axis], 1)
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Its axes but the channels'."""
+        return *self.shape[: self.axis], *self.shape[self.axis + 1 :]
+
     def numbers(self, bits: int, dtype: type[np.integer[Any]]) -> Array:
         """Number every element: its place (unique among all heads), then ``bits`` for its channel."""
         apart = [1 if a == self.axis else n for a, n in enumerate(self.shape)]
@@ -84,7 +89,7 @@ class Candidates:
                 if node.output[0] not in self.deep and self._is_fixed(node.input[1]):
                     self.unread.append(i)
                 continue
-            if self._is_expectation(node):
+            if self._is_no_layer(node):
                 continue
             shape = self.scope.old(node.output[0]).static
             weight_first = node.op_type == "MatMul" and self._is_fixed(node.input[0])
@@ -127,7 +132,7 @@ class Candidates:
         form = simple(node)
         if form.op_type not in WEIGHTED:
             return (node.domain, node.op_type) in self.layers
-        return any(map(self._is_fixed, form.input[:2])) and not self._is_expectation(form)
+        return any(map(self._is_fixed, form.input[:2])) and not self._is_no_layer(form)
 
     def _is_hidden(self, name: str) -> bool:
         """Whether ``name`` reaches another node with weights by ops that keep features features."""
@@ -138,7 +143,7 @@ class Candidates:
                 continue  # a scale or a zero point
             if (node.domain, node.op_type) in self.layers:
                 return True
-            if node.op_type in WEIGHTED | MIXING and not self._is_expectation(node):
+            if node.op_type in WEIGHTED | MIXING and not self._is_no_layer(node):
                 return True
             if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
                 return True
@@ -150,6 +155,9 @@ class Candidates:
                 return True
         return False
 
+    def _is_no_layer(self, node: onnx.NodeProto) -> bool:
+        return self._is_expectation(node) or is_conversion(self.scope, node)
+
     def _is_expectation(self, node: onnx.NodeProto) -> bool:
         """Whether its weights are 0, 1, 2, …: the mean of a distribution (DFL), no layer."""
         weight = self.scope.old(node.input[1]).value if len(node.input) > 1 else None
@@ -159,3 +167,11 @@ class Candidates:
 
     def _is_fixed(self, name: str) -> bool:
         return is_fixed(self.scope, name)
+
+
+def is_conversion(scope: Scope, node: onnx.NodeProto) -> bool:
+    """Whether its weights make corners of centre and size, or the other way round: 4 x 4 halves."""
+    weight = scope.old(node.input[1]).value if node.op_type == "MatMul" else None
+    if weight is None or weight.shape[-2:] != (4, 4) or weight.size != 16:
+        return False
+    return bool(np.isin(weight, (-1, -0.5, 0, 0.5, 1)).all())

@@ -70,7 +70,7 @@ def _one_size(seen: Seen, kind: str, groups: list[Group]) -> list[Group]:
 
 def _checked(seen: Seen, kind: str, chosen: list[Group], *, named: bool) -> list[Group]:
     """Refuse where these columns could as well be something else, or something else the classes."""
-    if any(seen.alike(a, b) for a, b in combinations(chosen, 2)):
+    if not seen.heads and any(seen.alike(a, b) for a, b in combinations(chosen, 2)):
         seen.refuse(chosen)
     beside = Beside(seen, kind, chosen, named=named)
     beside.refuse_unclear_axes()
@@ -80,7 +80,7 @@ def _checked(seen: Seen, kind: str, chosen: list[Group], *, named: bool) -> list
         beside.refuse_unexplained()
     if kind == "softmax":
         return chosen
-    if not (beside.groups or named):  # nothing shows that they are no boxes
+    if beside.is_alone and not named:  # nothing shows that they are no boxes
         seen.refuse(chosen)
     if named:
         return [_without_objectness(seen, g, beside.rest) for g in chosen]

@@ -61,8 +61,11 @@ class Group:
 
     @property
     def steps(self) -> list[str]:
-        """The ops of its history, be they joined with something of each place or not."""
-        return [s.rstrip("*") for s in self.history]
+        """The ops of its history, be they joined with something or not.
+
+        ``*`` behind one says with what differs from place to place, ``+`` with what a head gives.
+        """
+        return [s.rstrip("*+") for s in self.history]
 
     @property
     def is_placed(self) -> bool:

@@ -10,6 +10,7 @@ and names of nodes play no part.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import limits
-from onnx_headcut.candidates import Candidates
+from onnx_headcut.candidates import Candidates, is_conversion
 from onnx_headcut.facts import attributes
 from onnx_headcut.ops import BROADCASTING, KEEPING, MOVING, PASSING, WEIGHTED
 from onnx_headcut.plain import simple
@@ -70,6 +71,9 @@ class Flow:
     bits: int = 0
     unread: list[int] = field(default_factory=list)
     """Nodes with weights that only ops which mix their channels follow: numbers end there."""
+    met: dict[int, set[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(set))
+    """Channels, as `channels` numbers them, that others of their place are added to, as the sides of
+    a box are for its centre; with the shapes of the tensors in which that is."""
     deep: set[str] = field(default_factory=set)
     """Values that reach a node with weights, by whatever ops: attention, reference points."""
     _held: int = 0
@@ -85,6 +89,9 @@ class Flow:
         for node in map(simple, self.scope.graph.node):
             if node.op_type in MOVING | PASSING and any(n in self.origins for n in node.input):
                 self._step(node)
+            elif is_conversion(self.scope, node) and node.input[0] in self.origins:
+                numbers = self.origins[node.input[0]].numbers
+                self._meet(numbers, numbers.shape)
 
     def _find_leaves(self) -> None:
         candidates = Candidates(self.scope, self.interpreter)
@@ -189,17 +196,26 @@ class Flow:
         for name in node.input:
             if name not in self.origins and not self._is_per_channel(name, found[0].numbers):
                 step = f"{node.op_type}*"  # joined with something that differs from place to place
+        if step == node.op_type and sum(n in self.origins for n in node.input) > 1:
+            step = f"{step}+"  # joined with what a head gives
         whole = [o for o in found if o.numbers.size == math.prod(shape)]
         if not whole:
             return Origin(np.full(shape, MIXED, np.int32), 0)
         first = whole[0].numbers.reshape(shape)
         numbers = first
         for other in whole[1:]:
-            numbers = np.where(numbers == other.numbers.reshape(shape), numbers, MIXED)
+            beside = other.numbers.reshape(shape)
+            near = (numbers != beside) & (numbers >= 0) & ((numbers ^ beside) >> self.bits == 0)
+            self._meet(np.append(numbers[near], beside[near]), shape)
+            numbers = np.where(numbers == beside, numbers, MIXED)
         before = whole[0].history
         if not isinstance(before, int):
             before = before.reshape(shape)
         return Origin(numbers, self._advance(Origin(numbers, before), step))
+
+    def _meet(self, numbers: Array, shape: tuple[int, ...]) -> None:
+        for channel in np.unique(self.channels(numbers[numbers >= 0])).tolist():
+            self.met[channel].add(shape)
 
     def _is_per_channel(self, name: str, numbers: Array) -> bool:
         """Whether ``name`` is a scalar, or stored and has an element a channel: a bias, a factor."""
@@ -250,7 +266,8 @@ class Flow:
     def is_summed(self, value: str) -> bool:
         """Whether the elements of ``value`` are summed up, as for an expected value."""
         readers = (self.scope.graph.node[i] for i in self.scope.index.consumers.get(value, ()))
-        return any(r.op_type in WEIGHTED | {"ReduceSum", "ReduceMean"} for r in readers)
+        summing = WEIGHTED | {"ReduceSum", "ReduceMean"}
+        return any(r.op_type in summing and not is_conversion(self.scope, r) for r in readers)
 
     def leaf(self, numbers: Array) -> Array:
         """Leaf number of each element (-1: none)."""

@@ -64,8 +64,7 @@ class Seen:
 
     def places(self, group: Group) -> tuple[object, ...]:
         """What its columns stand for: the other axes, there and in the heads."""
-        leaves = (self.flow.leaves[k] for k in group.leaves)
-        grids = frozenset((*x.shape[: x.axis], *x.shape[x.axis + 1 :]) for x in leaves)
+        grids = frozenset(self.flow.leaves[k].grid for k in group.leaves)
         return *group.shape[: group.axis], *group.shape[group.axis + 1 :], grids
 
     def width(self, group: Group) -> int:

@@ -147,8 +147,33 @@ class NMS_TRT(DetectionOutput):  # noqa: N801
         return table, np.zeros((1, 1, 1, 1), np.int32)
 
 
+class TRTBatchedNMS(Plugin):
+    op_domain = "mmdeploy"
+
+    def _run(self, boxes: Array, scores: Array, **_: Any) -> tuple[Array, ...]:
+        assert self.say("num_classes") == scores.shape[2]
+        hidden = self.say("background_label_id")
+        limit = self.say("keep_topk")
+        _, places, values, labels = self.four(boxes, scores, limit, hidden, np.int32)
+        return np.concatenate([places, values[..., None]], -1), labels
+
+
+class NMSRotated(Plugin):
+    op_domain = "mmdeploy"
+
+    def _run(self, _: Array, scores: Array, **__: Any) -> tuple[Array]:
+        assert len(scores) == 1
+        found = [(0, c, i) for i, c, _ in self.found(scores[0].T, -1)]
+        return (np.array(found, np.int64).reshape(-1, 3),)
+
+
+class NMSDynamic_TRT(NMS_TRT):  # noqa: N801
+    pass
+
+
 EMULATED = [EfficientNMS_TRT, EfficientNMS_Explicit_TF_TRT, EfficientNMS_ONNX_TRT,
-            BatchedNMSDynamic_TRT, TFLite_Detection_PostProcess, DetectionOutput, NMS_TRT]  # fmt: skip
+            BatchedNMSDynamic_TRT, TRTBatchedNMS, NMSRotated, TFLite_Detection_PostProcess,
+            DetectionOutput, NMS_TRT, NMSDynamic_TRT]  # fmt: skip
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
@@ -184,7 +209,7 @@ def plugin(make: Callable[[], PluginPattern]) -> Callable[[], PluginPattern]:
 FOUR = "int32[1,1] n, float[1,K,4] boxes, float[1,K] scores, int32[1,K] labels"
 SOFTMAX = """
       probs = Softmax <axis = 2> (logits)"""
-DOMAINS = '["": 17, "trt": 1, "tfl": 1, "org.openvinotoolkit": 1]'
+DOMAINS = '["": 17, "trt": 1, "tfl": 1, "org.openvinotoolkit": 1, "mmdeploy": 1]'
 
 
 def of_four(outputs: list[Array]) -> Array:
@@ -306,6 +331,36 @@ def batched_nms_with_copied_boxes() -> PluginPattern:
     return detector(FLOATS, body, of_four, background=None)
 
 
+@plugin
+def batched_nms_of_mmdeploy() -> PluginPattern:
+    """TRTBatchedNMS of MMDeploy, boxes shared, no background"""
+    body = "\n      probs = Sigmoid (logits)" + ALONE + """
+      dets, labels = mmdeploy.TRTBatchedNMS <background_label_id = -1, clip_boxes = 0,
+        iou_threshold = 0.5, is_normalized = 0, keep_topk = 96, num_classes = 6, return_index = 0,
+        score_threshold = 0.05, topk = 96> (alone, probs)"""  # fmt: skip
+    outputs = "float[1,K,5] dets, int32[1,K] labels"
+    return detector(outputs, body, lambda o: rows(o[1], o[0][..., 4], o[0][..., :4]), background=None)
+
+
+@plugin
+def rotated_nms_of_mmdeploy() -> PluginPattern:
+    """NMSRotated of MMDeploy: index triples as NonMaxSuppression gives them"""
+    body = """
+      probs = Sigmoid (logits)
+      turned = Transpose <perm = [0, 2, 1]> (probs)
+      found = mmdeploy.NMSRotated <iou_threshold = 0.5, score_threshold = 0.05> (rects, turned)
+      scores = GatherND (turned, found)
+      one = Constant <value = int64 {1}> ()
+      two = Constant <value = int64 {2}> ()
+      labels = Gather <axis = 1> (found, one)
+      at = Gather <axis = 1> (found, two)
+      zero = Constant <value = int64[1] {0}> ()
+      flat = Squeeze (rects, zero)
+      boxes = Gather (flat, at)"""
+    outputs = "int64[K] labels, float[K] scores, float[K,4] boxes"
+    return detector(outputs, body, lambda found: rows(*found), background=None)
+
+
 TFLITE = """
       boxes, labels, scores, n = tfl.TFLite_Detection_PostProcess <detections_per_class = 16,
         h_scale = 5.0, max_classes_per_detection = {each}, max_detections = 16,
@@ -385,6 +440,13 @@ def nms_of_tensorrt() -> PluginPattern:
       table, kept = trt.NMS_TRT <backgroundLabelId = 0, inputOrder = [0, 2, 1], keepTopK = 96,
         numClasses = 6, shareLocation = 1> (flat_rects, priors, flat_probs)"""  # fmt: skip
     return detector(SEVEN + ", int32[1,1,1,1] kept", body, of_seven, PRIORS)
+
+
+@plugin
+def nms_of_tensorrt_for_any_batch() -> PluginPattern:
+    """NMSDynamic_TRT, as NMS_TRT"""
+    found = nms_of_tensorrt()
+    return replace(found, text=found.text.replace("NMS_TRT", "NMSDynamic_TRT"))
 
 
 def changed(name: str, old: str, new: str) -> PluginPattern:

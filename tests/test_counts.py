@@ -16,6 +16,7 @@ from patterns import (
     GATHER,
     LIMITS,
     OUTPUTS,
+    PATTERNS,
     PLAIN,
     SHAPED,
     Pattern,
@@ -318,3 +319,10 @@ def test_where_it_says_how_much_there_is_it_follows(name: str) -> None:
         wanted = wanted[..., :3] if name == "all candidates" else wanted[..., [0, 1, 3]]
         got = run(cut, feeds)[0].reshape(wanted.shape)
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_left_out_as_of_class_number_0_stay_those_of_that_class() -> None:
+    model = PATTERNS["nms_rows_of_the_background_left_out"]().model()
+    with pytest.raises(hc.GraphRefused, match="whose class number is 0") as caught:
+        hc.cut(model, [5, 1], background="none", validation=False)
+    assert caught.value.op == "NonZero"

@@ -388,9 +388,13 @@ def test_heads_that_are_named_settle_what_else_could_be_the_classes() -> None:
 # ------------------------------------------------------------------- columns of several kinds
 
 
-def test_objectness_under_one_sigmoid_with_the_classes_is_told_apart_by_names() -> None:
+@pytest.mark.parametrize("factors", ["none", "learnt"])
+def test_objectness_under_one_sigmoid_with_the_classes_is_told_apart_by_names(factors: str) -> None:
     net = Net()
-    rows = net.add("Sigmoid", net.head("all", 10))
+    rows = net.head("all", 10)
+    if factors == "learnt":  # one of each channel (YOLOR, YOLOv7)
+        rows = net.add("Mul", rows, net.const(net.noise.random(10) + 0.5, np.float32))
+    rows = net.add("Sigmoid", rows)
     xy, wh, rest = net.split(rows, [2, 2, 6])
     grid = net.const(np.arange(216).reshape(1, 108, 2), np.float32)
     boxes = [net.add("Add", xy, grid), net.add("Mul", wh, grid)]
@@ -407,6 +411,60 @@ def test_scores_times_objectness_hold_no_objectness() -> None:
     boxes, sure, scores = net.split(net.head("all", 10), [4, 1, 5])
     scores = net.add("Mul", net.add("Sigmoid", scores), net.add("Sigmoid", sure))
     assert found(net.model(boxes, scores)) == (5, {"all"})
+
+
+def sides(net: Net) -> list[str]:
+    """Distances to the left, the top, the right and the bottom, as corners."""
+    near, far = net.split(net.head("boxes", 4), [2, 2])
+    grid = net.const(np.arange(216).reshape(1, 108, 2), np.float32)
+    return [net.add("Sub", grid, near), net.add("Add", far, grid)]
+
+
+CONVERSION = [[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize("way", ["added", "multiplied"])
+def test_boxes_whose_sides_are_added_to_each_other_are_boxes(way: str) -> None:
+    net = Net()
+    first, last = sides(net)
+    if way == "added":
+        boxes = net.add("Concat", net.add("Add", first, last), net.add("Sub", last, first), axis=2)
+    else:  # corners of centre and size, by a matrix
+        boxes = net.add("Concat", first, last, axis=2)
+        boxes = net.add("MatMul", boxes, net.const(CONVERSION, np.float32))
+    scores = net.add("Sigmoid", net.head("scores", 5))
+    assert found(net.model(net.add("Concat", boxes, scores, axis=2))) == (5, {"scores"})
+
+
+def test_a_stored_matrix_of_other_numbers_is_a_layer() -> None:
+    net = Net()
+    rows = net.head("hidden", 4)
+    weight = net.const(net.noise.normal(size=(4, 4)), np.float32)
+    scores = net.add("MatMul", rows, weight, name="scores")
+    model = net.model(net.add("Sigmoid", scores), net.head("boxes", 4))
+    assert found(model) == (4, {"scores"})
+
+
+@pytest.mark.parametrize("boxes", ["plain", "added"])
+def test_a_softmax_over_pixels_is_not_taken_for_the_scores_beside_boxes(boxes: str) -> None:
+    net = Net()
+    pixels = net.add("Softmax", net.conv(net.features, 7, name="pixels"), axis=1)
+    scores = net.add("Sigmoid", net.head("scores", 5))
+    first, last = sides(net)
+    places = {"plain": [first, last], "added": [net.add("Add", first, last)]}[boxes]
+    model = net.model(scores, pixels, *places)
+    with pytest.raises(hc.GraphRefused, match=r"pixels.*scores"):
+        found(model)
+    assert found(model, heads=["scores"]) == (5, {"scores"})
+
+
+def test_two_heads_with_the_same_classes_are_cut_where_both_are_named() -> None:
+    net = Net()
+    first, second = (net.add("Sigmoid", net.head(n, 5)) for n in ("first", "second"))
+    model = net.model(first, second, net.head("boxes", 4))
+    with pytest.raises(hc.GraphRefused, match="--head"):
+        found(model, labels=list("abcde"))
+    assert found(model, heads=["first", "second"]) == (5, {"first", "second"})
 
 
 def test_a_layer_for_boxes_and_raw_scores_needs_names() -> None:

@@ -190,6 +190,8 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a row's label stays": ("branches_of_row_tables", Says("id_4", 4)),
     # NonMaxSuppression
     "ids are off by one": ("nms_columns_gathered", Reads("labels", 1, plus(1))),
+    "a sum is clipped elsewhere": ("sums_and_best_scores_beside_scores", Reads("sums", 2, to(1.0))),
+    "another class is left out": ("nms_rows_of_the_background_left_out", Reads("from_last", 1, to(1))),
     "ids count from zero": ("nms_columns_sliced_and_cast", Reads("ids", 1, to(0))),
     "boxes of another row": ("nms_columns_sliced_and_cast", Reads("box_at", 1, to(1))),
     "sorted ids are off by one": ("nms_rows_filled_up_and_sorted", Reads("labels", 1, to(0))),

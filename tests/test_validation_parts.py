@@ -94,10 +94,12 @@ def test_rows_match_one_to_one_in_any_order() -> None:
         ([{"x": (1, 100, 6)}], 1, "x", ""),
         ([{"x": (7, 7)}, {"x": (5, 7)}], 0, "x", ""),
         ([{"b": (3, 4), "m": (3, 1, 28, 28), "l": (3,)}], 0, "bml", ""),
+        ([{"m": (10, 8, 8), "s": (10,), "l": (10,)}], 0, "msl", ""),
     ],
 )
 def test_grouping(shapes: list[dict[str, Any]], axis: int, outputs: str, counts: str) -> None:
-    runs = [{name: np.zeros(shape) for name, shape in run.items()} for run in shapes]
+    runs = [{name: np.full(shape, 0.5 if name == "s" else 0) for name, shape in run.items()}
+            for run in shapes]  # fmt: skip
     groups = d.group_outputs(list(shapes[0]), runs)
     assert len(groups) == 1
     assert (groups[0].axis, groups[0].outputs) == (axis, tuple(outputs))

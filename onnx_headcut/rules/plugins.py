@@ -6,6 +6,7 @@ what does not fit them is refused. Where they are described:
 
 * ``EfficientNMS*_TRT``, ``BatchedNMS*_TRT``, ``NMS_TRT``: the READMEs of efficientNMSPlugin,
   batchedNMSPlugin and nmsPlugin in https://github.com/NVIDIA/TensorRT/tree/main/plugin
+* ``TRTBatchedNMS``, ``TRTBatchedRotatedNMS``, ``NMSRotated``: MMDeploy's docs/en/06-custom-ops
 * ``TFLite_Detection_PostProcess``: tensorflow/lite/kernels/detection_postprocess.cc
 * ``DetectionOutput``: OpenVINO's DetectionOutput-1 and -8, which is that of Caffe's SSD
 
@@ -23,6 +24,7 @@ from onnx import TensorProto
 from onnx_headcut.extensions import Rule
 from onnx_headcut.facts import UNKNOWN, Fact, attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows
+from onnx_headcut.rules.detections import non_max_suppression
 from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.options import period_of
 from onnx_headcut.view import Outcome
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Ints
     from onnx_headcut.view import View
 
+_OF_TENSORRT = {"NMS_TRT", "NMSDynamic_TRT"}
 INT, FLOAT = TensorProto.INT32, TensorProto.FLOAT
 
 # ------------------------------------------------------------------- what the plugins have in common
@@ -246,6 +249,25 @@ def efficient_nms_onnx(view: View) -> Outcome:
     return Outcome([Columns(1, (Rows(), numbers, Rows()))], edits)
 
 
+def mmdeploy_nms(view: View) -> Outcome:
+    """TRTBatched(Rotated)NMS: boxes, scores → rows of box and score, classes[, boxes' places]."""
+    labels = scores_of(view, 1)
+    edits = _boxes(view, 0, labels)
+    edits += counted(view, "num_classes", len(labels.ids), len(view.take(labels.ids)))
+    hidden, more = background(view, "background_label_id", labels.ids, -1)
+    numbers = class_numbers(view, labels.ids, 1, hidden=hidden)
+    rest = [Rows()] * (len(view.node.output) - 2)
+    return Outcome([Rows(), numbers, *rest], [*edits, *more])
+
+
+def _mmdeploy_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+    batch, rows = _dim(inputs[0], 0), _integer(node, "keep_topk")
+    last = inputs[0].shape[-1] if inputs[0].shape else None
+    shape = batch, rows
+    found = [Fact((*shape, None if last is None else last + 1), FLOAT), Fact(shape, INT)]
+    return [*found, Fact(shape, INT)][: len(node.output)]
+
+
 def _unmarked(view: View, slots: Sequence[int]) -> None:
     for slot in slots:
         if view.marks[slot] is not None:
@@ -334,7 +356,7 @@ def detection_output(view: View) -> Outcome:
     L is 1 where classes share a location, else C. Rows are ``[picture, class, score, box]``; what
     is not used has -1 as its picture.
     """
-    trt = view.op == "NMS_TRT"
+    trt = view.op in _OF_TENSORRT
     order = list(view.attrs.get("inputOrder", (0, 1, 2))) if trt else [0, 1, 2]
     if sorted(order) != [0, 1, 2] or len(view.marks) != 3:
         view.refuse("it has other inputs than boxes, scores and priors",
@@ -383,7 +405,7 @@ def _columns_each(view: View, priors: int, scores: int) -> int:
 
 def _detection_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
     batch, most = _dim(inputs[0], 0), _integer(node, "keep_top_k", "keepTopK")
-    if node.op_type == "NMS_TRT":
+    if node.op_type in _OF_TENSORRT:
         found = [Fact((batch, 1, most, 7), FLOAT), Fact((batch, 1, 1, 1), INT)]
     else:
         rows = None if batch is None or most is None else batch * most
@@ -393,6 +415,7 @@ def _detection_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]
 
 _COMBINED = Rule("EfficientNMS_Explicit_TF_TRT", efficient_nms_tf, _facts(INT, "max_total_size"))
 _BATCHED = Rule("BatchedNMS_TRT", batched_nms, _facts(FLOAT, "keepTopK"))
+_MMDEPLOY = Rule("TRTBatchedNMS", mmdeploy_nms, _mmdeploy_facts)
 _TFLITE = Rule("TFLite_Detection_PostProcess", tflite, _tflite_facts)
 _DETECTION = Rule("DetectionOutput", detection_output, _detection_facts)
 
@@ -405,10 +428,14 @@ KNOWN: dict[str, Rule] = {
         replace(_COMBINED, op="EfficientNMS_Implicit_TF_TRT"),
         _BATCHED,
         replace(_BATCHED, op="BatchedNMSDynamic_TRT"),
+        _MMDEPLOY,
+        replace(_MMDEPLOY, op="TRTBatchedRotatedNMS"),
+        Rule("NMSRotated", non_max_suppression, lambda *_: [Fact((None, 3), TensorProto.INT64)]),
         _TFLITE,
         replace(_TFLITE, op="TFL_TFLite_Detection_PostProcess"),  # as tf2onnx leaves it
         _DETECTION,
         replace(_DETECTION, op="NMS_TRT"),
+        replace(_DETECTION, op="NMSDynamic_TRT"),
     )
 }
 """Rules by the op's name, whatever its domain."""

@@ -73,10 +73,26 @@ def picking(view: View, first: Lookup) -> Outcome:
         fill = view.old[2].value if len(view.old) > 2 else None
         value = view.attrs.get("value", 0.0) if fill is None else fill.item()
         return Outcome([filled(view, picked(view, first), value, 2)])
-    if view.op in {"TopK", "NonZero", "Sort", "ReduceMax", "ReduceMin"}:
+    if view.op == "NonZero":
+        return true_ones(view, first)
+    if view.op in {"TopK", "Sort", "ReduceMax", "ReduceMin"}:
         decide(view, first, {"free"})
         return Outcome([Rows()] * len(view.node.output))
     return limited(view)
+
+
+def true_ones(view: View, first: Lookup) -> Outcome:
+    """Rows whose number is not 0: those of the background (Paddle's), or what a comparison says."""
+    kept = first.old[first.take] != 0
+    for option in first.options:
+        if np.array_equal(option.new != 0, kept) and possible(view, option):
+            commit(view, option)
+            return Outcome([Rows()])
+    view.refuse(
+        "it leaves out rows whose class number is 0, and after the cut that is another class's",
+        "keep that class, too, or say that it is the background with --background",
+    )
+    raise AssertionError  # pragma: no cover  refuse() does not return
 
 
 LIMITS = {"TopK": (1,), "NonMaxSuppression": (2, 3, 4), "Clip": (1, 2)}

@@ -70,7 +70,7 @@ def group_outputs(names: Sequence[str], runs: Sequence[Mapping[str, Array]]) -> 
     first axis. A single number, or one number an image, counts rows.
     """
     shapes = {name: [run[name].shape for run in runs] for name in names}
-    batched = _batched(shapes)
+    batched = [f for f in _batched(shapes) if not _are_rows(shapes[f[0]], names, runs)]
     batched += [[n] for n in names if not any(n in f for f in batched) and _is_label_map(n, runs)]
     left = [name for name in names if not any(name in found for found in batched)]
     groups = []
@@ -100,6 +100,17 @@ def _batched(shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> list[list[str]]
         for prefix, names in found.items()
         if (len(names) > 1 or len(shapes[names[0]][0]) == 3) and any(p[1] != 1 for p in prefix)
     ]
+
+
+def _are_rows(
+    shapes: Sequence[tuple[int, ...]], names: Sequence[str], runs: Sequence[Mapping[str, Array]]
+) -> bool:
+    """Whether masks ``[n, height, width]`` are no pictures: others have a score for each."""
+    return shapes[0][0] > 1 and any(
+        all(run[name].shape == shape[:1] for run, shape in zip(runs, shapes, strict=True))
+        and not all(_whole(run[name]) for run in runs)
+        for name in names
+    )
 
 
 def _is_label_map(name: str, runs: Sequence[Mapping[str, Array]]) -> bool:

@@ -302,6 +302,7 @@ class _Proof:
                 layout.add(name, before[name], after[name])
             else:
                 layout.apart.append(name)
+        layout.keep_places(set(probed) - flow.chosen)
         pair.narrowed, pair.cut_narrowed = layout.narrowed, layout.cut_narrowed
         layout.check_numbering([site.ids for site in sites])
         return layout

@@ -50,7 +50,9 @@ class Statement:
     each: int = 1
 
 
+_NMS = Statement("numClasses", "backgroundLabelId", each=4)
 _BATCHED = Statement("numClasses", "backgroundLabelId")
+_MMDEPLOY = Statement("num_classes", "background_label_id")
 _TFLITE = Statement("num_classes", limit="max_classes_per_detection", besides=True)
 _STATEMENTS = {
     "EfficientNMS_TRT": Statement(background="background_class"),
@@ -59,10 +61,14 @@ _STATEMENTS = {
     "EfficientNMS_Implicit_TF_TRT": Statement(),
     "BatchedNMS_TRT": _BATCHED,
     "BatchedNMSDynamic_TRT": _BATCHED,
+    "TRTBatchedNMS": _MMDEPLOY,
+    "TRTBatchedRotatedNMS": _MMDEPLOY,
+    "NMSRotated": Statement(),
     "TFLite_Detection_PostProcess": _TFLITE,
     "TFL_TFLite_Detection_PostProcess": _TFLITE,
     "DetectionOutput": Statement("num_classes", "background_label_id", each=4),
-    "NMS_TRT": Statement("numClasses", "backgroundLabelId", each=4),
+    "NMS_TRT": _NMS,
+    "NMSDynamic_TRT": _NMS,
 }
 
 

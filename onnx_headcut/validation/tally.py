@@ -22,7 +22,7 @@ from onnx_headcut.validation.forms import activation
 from onnx_headcut.validation.verdict import ClassRow, Drift, OutputRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.detections import Match
@@ -236,6 +236,16 @@ class Layout:
             self.ledger.fail(f"{name}: positions belong to classes in the original; the cut: {why}")
         else:
             self._pair(name, before, after)
+
+    def keep_places(self, names: Collection[str]) -> None:
+        """Compare ``names``, rows for all that is known, place by place: no op has picked them.
+
+        So are sums or best scores of all classes beside the scores themselves; where there are none
+        of these, what depends on classes has to show which, and rows are looked at as detections.
+        """
+        for name in [n for n in self.rows if self.dense and n in names]:
+            self.rows.remove(name)
+            self.apart.append(name)
 
     def add_chosen(self, name: str, before: probe.Meaning, after: probe.Meaning) -> None:
         """Take an output of rows picked by score; each may hold scores of all classes (DETR)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patterns.frame import Head, Pattern, graph, pattern
+from patterns.frame import CLASSES, Head, Pattern, front, graph, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,3 +126,19 @@ def matmul_with_bias_first() -> Pattern:
       rects = Add (box_b, box_raw)"""
     head = Head("cls_w", "cls_b", tuple(range(6)), axis=1)
     return layout(weights, body, head, 2, range(6), "float[1,K,C] scores")
+
+
+@pattern
+def sums_and_best_scores_beside_scores() -> Pattern:
+    """The sum of all classes' scores, clipped, and the best of them beside all (RKNN's maps)"""
+    weights, body, heads = front()
+    weights += ", int64[1] last = {2}, float least = {0.0}, float most = {1.5}"
+    body += """
+      probs = Sigmoid (logits)
+      total = ReduceSum (probs, last)
+      sums = Clip (total, least, most)
+      bests = ReduceMax <axes = [2]> (probs)"""
+    outputs = "float[1,16,4] rects, float[1,16,L] probs, float[1,16,1] sums, float[1,16,1] bests"
+    axes = (2, ()), (2, tuple(range(CLASSES))), (2, ()), (2, ())
+    text = graph(outputs, weights, body)
+    return Pattern(text, heads, "dense", background=None, dense=axes)

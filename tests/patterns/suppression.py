@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patterns.frame import CELLS, FLAT, OUTPUTS, Pattern, changed, front, graph, pattern, table
+from patterns.frame import CELLS, CLASSES, FLAT, OUTPUTS, Pattern, changed, front, graph, pattern, table
 
 CORNERS = """
       class_first = Transpose <perm = [0, 2, 1]> (probs)"""
@@ -68,6 +68,24 @@ def nms_columns_sliced_and_cast() -> Pattern:
         "float[K,6] rows",
         read=lambda o: o[0],
     )
+
+
+@pattern
+def nms_rows_of_the_background_left_out() -> Pattern:
+    """Rows of the background left out by NonZero over `class - background`, the last one (Paddle)"""
+    weights, start, heads = front()
+    weights += LIMITS + f", int64 last = {{{CLASSES - 1}}}"
+    body = """
+      probs = Softmax <axis = 2> (logits)
+      class_first = Transpose <perm = [0, 2, 1]> (probs)
+      all_found = NonMaxSuppression (rects, class_first, most, iou, least)
+      every_class = Gather <axis = 1> (all_found, col)
+      from_last = Sub (every_class, last)
+      real = NonZero (from_last)
+      real_rows = Squeeze (real, c0)
+      found = Gather <axis = 0> (all_found, real_rows)
+      labels = Gather <axis = 1> (found, col)"""
+    return Pattern(graph(OUTPUTS, weights, start + body + READ), heads, background=CLASSES - 1, some=4)
 
 
 @pattern
