@@ -145,6 +145,13 @@ def test_bfloat16_at_an_opset_that_has_it_not_yet() -> None:
         o.type.tensor_type.shape for o in wanted.model.graph.output]  # fmt: skip
 
 
+@pytest.mark.parametrize("elem_type", [TensorProto.BFLOAT16, TensorProto.DOUBLE])
+def test_a_type_that_the_runtime_has_no_kernels_for_is_said_with_the_way_out(elem_type: int) -> None:
+    with pytest.raises(hc.HeadcutError, match="cannot load") as caught:
+        hc.cut(retyped(tiny(), elem_type), ["fox", "cat"], provider="cpu")
+    assert "--no-validate" in caught.value.advice
+
+
 def test_double() -> None:
     model = from_text("""<ir_version: 8, opset_import: ["": 17]>
         g (double[N,6] x) => (double[N,5] s, double[N,4] b)

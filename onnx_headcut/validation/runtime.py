@@ -288,12 +288,17 @@ _UPDATE = (
     "The model is newer than this onnxruntime: update it (pip install -U onnxruntime-gpu, or "
     "onnxruntime), or cut without proof by --no-validate."
 )
+_NO_KERNEL = re.compile(r"Could not find an implementation|'tensor\((bfloat16|double)\)'")
+_IN_FLOAT = (
+    "onnxruntime has no kernels for some type here: cut without proof by --no-validate, or cut and "
+    "validate an export in float32."
+)
 
 
 def _load_error(error: Exception) -> HeadcutError:
     """Tell a model that is not valid from one that onnxruntime has no code for."""
     text = f"onnxruntime cannot load the model: {reason(error)}"
     if type(error).__name__ in ("NotImplemented", "RuntimeException", "EPFail", "EngineError"):
-        return RuntimeFailure(text)
-    too_new = _TOO_NEW.search(text)
-    return InputError(text, advice=_UPDATE if too_new else "")
+        return RuntimeFailure(text, advice=_IN_FLOAT if _NO_KERNEL.search(text) else "")
+    advice = _UPDATE if _TOO_NEW.search(text) else _IN_FLOAT if _NO_KERNEL.search(text) else ""
+    return InputError(text, advice=advice)
