@@ -21,7 +21,7 @@ from onnx_headcut.facts import of_type
 from onnx_headcut.model import subgraphs_of, to_array
 from onnx_headcut.ops import WEIGHTED
 from onnx_headcut.storage.tensors import with_data_of
-from onnx_headcut.sweep import live, sweep
+from onnx_headcut.sweep import live, read, sweep
 from onnx_headcut.walking import walk
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ class Applied:
 def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None = None) -> Applied:
     """Make ``edits`` in ``proto`` itself. ``folder`` is where external data is read."""
     writer = _Writer(proto, folder)
-    graphs = [(g, live(g)) for g in walk(proto.graph)]
+    graphs = [(g, live(g), read(g)) for g in walk(proto.graph)]
     resolved = [(edit, *ed.node_at(proto.graph, edit.place)) for edit in edits]
     # inputs are numbered as in the original, so a Concat loses its inputs last
     for edit, graph, node in sorted(resolved, key=lambda r: isinstance(r[0], ed.KeepInputs)):
         writer.write(edit, graph, node)
     writer.insert_nodes()
-    for graph, used in reversed(graphs):  # bodies first: what they capture stays used
-        nodes, initializers = sweep(graph, used)
+    for graph, *used in reversed(graphs):  # bodies first: what they capture stays used
+        nodes, initializers = sweep(graph, *used)
         writer.done.nodes |= nodes
         writer.done.initializers |= initializers
     writer.take_names()

@@ -26,33 +26,44 @@ def live(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def sweep(graph: onnx.GraphProto, before: set[str]) -> tuple[set[str], set[str]]:
+def read(graph: onnx.GraphProto) -> set[str]:
+    """Names that a node of ``graph`` reads, dead ones too, or a body of it."""
+    return {n for node in graph.node for n in [*node.input, *captures(node)]}
+
+
+def sweep(
+    graph: onnx.GraphProto, before: set[str], read_before: set[str]
+) -> tuple[set[str], set[str]]:
     """Drop what was live ``before`` and is not any more, of one graph without its bodies.
 
-    Returns the first outputs of the nodes and the names of the initializers that went. Bodies are
-    swept first: what they capture stays used.
+    What dead nodes alone have read, and read no more, goes too. Returns the first outputs of the
+    nodes and the names of the initializers that went. Bodies are swept first: what they capture
+    stays used.
     """
     after = live(graph)
-    nodes = _sweep_nodes(graph, before, after)
-    read = {n for node in graph.node for n in [*node.input, *captures(node)]}  # dead ones too
-    unread = {t.name for t in graph.initializer if t.name in before and t.name not in after | read}
+    nodes, lost = _sweep_nodes(graph, before, after)
+    made = {o for node in graph.node for o in node.output}
+    needless = (before | read_before | lost) - after - read(graph) - made
+    unread = {t.name for t in graph.initializer if t.name in needless}
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name in unread:
             del graph.initializer[i]
     for i in reversed(range(len(graph.input))):
         if graph.input[i].name in unread:  # IR versions before 4 list initializers as inputs
             del graph.input[i]
-    dropped = before - after - read
     for i in reversed(range(len(graph.value_info))):
-        if graph.value_info[i].name in dropped:
+        if graph.value_info[i].name in needless:
             del graph.value_info[i]
     for i in reversed(range(len(graph.quantization_annotation))):
-        if graph.quantization_annotation[i].tensor_name in dropped:
+        if graph.quantization_annotation[i].tensor_name in needless:
             del graph.quantization_annotation[i]
     return nodes, unread
 
 
-def _sweep_nodes(graph: onnx.GraphProto, before: set[str], after: set[str]) -> set[str]:
+def _sweep_nodes(
+    graph: onnx.GraphProto, before: set[str], after: set[str]
+) -> tuple[set[str], set[str]]:
+    """First outputs of the nodes that go, and all their outputs."""
     gone, lost, said = [], set[str](), set[str]()
     for i, node in enumerate(graph.node):
         if any(o in after for o in node.output):
@@ -64,4 +75,4 @@ def _sweep_nodes(graph: onnx.GraphProto, before: set[str], after: set[str]) -> s
             gone.append(i)
     for i in reversed(gone):
         del graph.node[i]
-    return said
+    return said, lost

@@ -230,10 +230,11 @@ def gather(view: View) -> Outcome:
             return through_table(data, index)
         decide(view, index, {"free"})
         return Outcome([picked(view, data)])
-    if any(is_free(index, o) and possible(view, o) for o in index.options):
+    stored = view.old[0].value if is_fixed(view.scope, view.node.input[0]) else None
+    numbers = stored is not None and view.sel.identity and _holds_ids(index, stored, axis)
+    if not numbers and any(is_free(index, o) and possible(view, o) for o in index.options):
         decide(view, index, {"free"})
         return Outcome([Rows()])
-    stored = view.old[0].value if is_fixed(view.scope, view.node.input[0]) else None
     if stored is not None and (_is_line(stored, axis) or view.op == "Gather"):
         return table(view, index, axis)
     if view.old[0].value is not None and view.new[0].value is not None:
@@ -257,6 +258,15 @@ def ids_along(index: Lookup, extent: int) -> Ints:
     inside = (rows >= 0) & (rows < extent)
     ids[rows[inside]] = index.ids[inside]
     return ids
+
+
+def _holds_ids(index: Lookup, stored: Array, axis: int) -> bool:
+    """Whether what is read are class numbers: where nothing moves, no index says so by itself."""
+    rows = index.old.astype(np.int64)
+    if not _is_line(stored, axis) or rows.min(initial=0) < 0 or rows.max(initial=0) >= stored.size:
+        return False
+    read = Lookup(index.ids, index.take, stored.reshape(-1)[rows], (), "")
+    return offset_of(read) is not None
 
 
 def _is_line(table: Array, axis: int) -> bool:
