@@ -26,7 +26,8 @@ lint: $(VENV)/.developing
 	$(BIN)/mypy
 
 docs: $(VENV)/.developing
-	HEADCUT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py tests/test_ecosystem.py
+	HEADCUT_WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py tests/test_ecosystem.py \
+	  tests/test_support.py
 
 clean:
 	rm -rf $(VENV) build dist demo
