@@ -193,6 +193,23 @@ def test_a_provider_that_cannot_be_used_is_no_broken_rule(model_path: Path) -> N
         checked(model_path, {"runs": {"provider": "tensorrt"}})
 
 
+def test_nodes_on_a_provider_that_is_not_allowed_are_counted(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = {"cuda": 20, "cpu": 3}
+    monkeypatch.setattr("onnx_headcut.validation.runtime.placement", lambda *_, **__: placed)
+    report = checked(model_path, {"providers": {"allowed": ["cuda"]}})
+    assert broken(report)["providers"] == "3 nodes run on cpu"
+
+
+def test_a_file_that_is_no_model_breaks_the_first_rule(tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(bytes(range(64)))
+    report = checked(path, {})
+    assert list(broken(report)) == ["readable"]
+    assert report.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

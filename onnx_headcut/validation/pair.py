@@ -20,6 +20,7 @@ from onnx_headcut.errors import HeadcutError, ProviderError
 from onnx_headcut.labels import NONE
 from onnx_headcut.validation import probe
 from onnx_headcut.validation.excite import Exciter, places
+from onnx_headcut.validation.fixed import WANTED, Fixed
 from onnx_headcut.validation.half import halves
 from onnx_headcut.validation.integers import quantizes
 from onnx_headcut.validation.reference import (
@@ -129,6 +130,9 @@ class _Opener:
         if self.watched and self.whole is None:
             self.whole = Watched(proto, self.provider, self.model.folder)
             return self.whole
+        return self._open(proto) if self.provider not in WANTED else Fixed(proto, self._open)
+
+    def _open(self, proto: onnx.ModelProto) -> Runner:
         return open_session(proto, provider=self.provider, external_data_dir=self.model.folder)
 
 
