@@ -38,6 +38,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV): a few hundred MB, most of it onnxruntime; this can take minutes"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
