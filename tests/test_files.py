@@ -22,7 +22,7 @@ from patterns import PATTERNS, REFUSED
 
 import onnx_headcut as hc
 from onnx_headcut import model as files
-from onnx_headcut.storage import atomic, external, lean, wire
+from onnx_headcut.storage import atomic, external, lean, leftovers, wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -508,8 +508,9 @@ def test_killed_between_data_and_model(
     beside: Path, tmp_path: Path, target: Path, in_fork: Callable[[str], int],
     step: int, who: str, *, old: bool,
 ) -> None:  # fmt: skip
-    """The model is the old one or the new one, with its data, and no data lie there without it.
-    Only where two processes are killed at that moment whole data stay; the next cut takes them up."""
+    """The model is the old one or the new one, with its data, and no data lie there without it: where
+    both processes are killed at that moment, the new model is hidden beside its data, and both go
+    with the next write into the folder."""
     hc.cut(beside, KEEP, tmp_path / "new.onnx", external_data="inline", validation=False)
     new = weights(tmp_path / "new.onnx")
     if old:
@@ -520,11 +521,49 @@ def test_killed_between_data_and_model(
     done = step == 2 or who in {"process", "group"}
     found, others = state(target)
     assert found == (new if done else before)
-    assert len(others) == (step == 1 and who == "both") + (old and done)
+    hidden = [path for path in others if ".headcut" in path.name]
+    assert len(hidden) == (who == "both" and step < 2)
+    assert len(others) == len(hidden) + (len(hidden) and step == 1 and not old)
+    for path in hidden:
+        assert (step == 0 and not old) or weights(path) == new
+    hc.cut(beside, KEEP, target.with_name("c.onnx"), external_data="copy", validation=False)
+    assert state(target)[0] == found
+    assert not [path for path in state(target)[1] if not path.name.startswith("c.onnx")]
     hc.cut(beside, KEEP, target, external_data="copy", validation=False, force=True)
-    found, others = state(target)
-    assert found == new
-    assert len(others) == old  # the old model's data, which another model may read, too
+    assert state(target)[0] == new
+
+
+def test_data_of_other_content_have_another_name(beside: Path, target: Path) -> None:
+    """The same graph, trained further: what was cut from the older weights keeps them."""
+    hc.cut(beside, KEEP, target, external_data="copy", validation=False)
+    kept = target.rename(target.with_name("kept.onnx"))
+    before, data = weights(kept), beside.with_name("a.data")
+    data.write_bytes(bytes(byte ^ 1 for byte in data.read_bytes()))
+    hc.cut(beside, KEEP, target, external_data="copy", validation=False)
+    assert weights(kept) == before != weights(target)
+
+
+@linux
+def test_leftovers(target: Path) -> None:
+    """Only what nobody holds, and what is named as ours, is removed."""
+    data = leftovers.name_of_data(target, "0123456789abcdef" * 4)
+    model, file = leftovers.name_of_model(data), leftovers.name_of_file(target)
+    other = [target.with_name(name) for name in (
+        "a.onnx", ".a.onnx.headcut", ".a.onnx.0123456.headcut", ".db.01234567.headcut-model", "db",
+        "b.onnx.0123456789abcdef.data.part")]  # fmt: skip
+    for path in (data, model, file, *other):
+        path.write_bytes(b"x")
+    with model.open("rb") as held:
+        leftovers.claim(held.fileno())
+        leftovers.remove(target.parent)
+        assert set(target.parent.iterdir()) == {data, model, *other}
+    leftovers.remove(target.parent)
+    assert set(target.parent.iterdir()) == set(other)
+    for length in (100, 250):
+        long = target.with_name("ü" * (length // 2))
+        leftovers.name_of_file(long).write_bytes(b"")
+    leftovers.remove(target.parent)
+    assert set(target.parent.iterdir()) == set(other)
 
 
 @linux

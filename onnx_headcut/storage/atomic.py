@@ -3,8 +3,10 @@
 A new file has no name until it is complete: where the operating system can (Linux), not even a
 killed process leaves anything behind. Then it takes the place of the old one in one step. Several
 files that belong together cannot be named in one step; a process of its own does it, which goes on
-when ours is killed. Only where both end in the same microseconds (a power cut, the end of a
-container) is there a data file whose model is missing; never a model whose data are.
+when ours is killed. Even where both end in the same microseconds (a power cut, the end of a
+container) no data are without their model: it gets a hidden name first, then they get theirs, then
+it takes its own. The old model is then still what it was, and the next write into that folder
+removes the hidden one and its data (see `leftovers`).
 """
 
 from __future__ import annotations
@@ -12,16 +14,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from onnx_headcut.errors import InputError, UsageError
+from onnx_headcut.storage import leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
 _BLOCK = 1 << 20
 _STEP = 1 << 26
@@ -74,6 +76,15 @@ class FileRange:
                 advice="another program writes it: try again when that is done",
             )
 
+    def blocks(self) -> Iterator[bytes]:
+        """Read the bytes of the range in small parts, one after the other."""
+        with self.open() as descriptor, os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
+            file.seek(self.offset)
+            left = self.length
+            while left > 0 and (block := file.read(min(left, _BLOCK))):
+                left -= len(block)
+                yield block
+
     def read(self) -> bytes:
         """Read the bytes of the range; raises InputError where the file is shorter."""
         with self.open() as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
@@ -99,15 +110,19 @@ def write(
 
 
 def place(*files: Pending) -> None:
-    """Give complete files their names, in this order: all of them, or none.
+    """Give complete files their names: all of them, or none. Data come first, their model last.
 
     Raises UsageError where that cannot be; then what was there before is there again.
     """
     for file in files:
         file.seal()
     new = [file for file in files if not file.output.exists()]
-    if len(files) == 1 and files[0].appear():
+    *data, model = files
+    if not data and model.appear():
         return
+    for file in data:
+        if file in new:
+            model.come_with(file.output)
     code = _by_heir(files)
     if code == 0 or files[-1].is_there():
         return
@@ -142,8 +157,10 @@ def _by_heir(files: Sequence[Pending]) -> int:
 
 
 def _place_all(files: Sequence[Pending]) -> int:
+    *data, model = files
     try:
-        for file in files:
+        model.hide()
+        for file in (*data, model):
             file.place()
     except OSError as error:
         return error.errno or errno.EIO
@@ -153,25 +170,28 @@ def _place_all(files: Sequence[Pending]) -> int:
 class Pending:
     """A file that is being written and has no name yet; leaving the context forgets it.
 
-    Raises UsageError where it cannot be written: disk full, folder not writable.
+    ``hidden`` is the name that it has on the way where it needs one. Raises UsageError where it
+    cannot be written: disk full, folder not writable.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self._name = ""
+        self.hidden = leftovers.name_of_file(output)
+        self._is_hidden = False
         self._descriptor = -1
 
     def __enter__(self) -> Self:
+        leftovers.remove(self.output.parent)
         with self._speaking():
-            self._descriptor, self._name = _nameless(self.output)
+            self._descriptor, self._is_hidden = _nameless(self.output, self.hidden)
+            leftovers.claim(self._descriptor)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        if self._name:
-            with contextlib.suppress(OSError):
-                Path(self._name).unlink()
+        with contextlib.suppress(OSError):
+            self.hidden.unlink()  # where it was left, by the heir perhaps
 
     def write(self, chunks: Iterable[Chunk], told: Callable[[int], None]) -> None:
         """Append ``chunks``; ``told`` is called with the bytes done so far, now and then."""
@@ -197,7 +217,7 @@ class Pending:
 
     def appear(self) -> bool:
         """Give a nameless file its name in one step, where no file has it yet; whether it did."""
-        if self._name or self.output.exists():
+        if self._is_hidden or self.output.exists():
             return False
         try:
             _link(self._descriptor, self.output)
@@ -205,21 +225,35 @@ class Pending:
             return False
         return True
 
+    def come_with(self, data: Path) -> None:
+        """Let the hidden name say that ``data`` are new, and this file's."""
+        hidden = leftovers.name_of_model(data)
+        with self._speaking():
+            if self._is_hidden:
+                self.hidden.rename(hidden)
+        self.hidden = hidden
+
+    def hide(self) -> None:
+        """Give a sealed file its hidden name where it has none yet; raises OSError."""
+        if not self._is_hidden:
+            _link(self._descriptor, self.hidden)
+            self._is_hidden = True
+
     def place(self) -> None:
-        """Give a sealed file its name, in place of an older file; raises OSError."""
-        if not self._name:
-            self._name = str(self.output.with_name(f"{_hidden(self.output)}{os.urandom(4).hex()}.part"))
-            _link(self._descriptor, Path(self._name))
+        """Give a sealed file its name, in place of an older file if need be; raises OSError."""
+        if self.appear():
+            return
+        self.hide()
         if os.name == "nt":  # an open file cannot be renamed there
             os.close(self._descriptor)
             self._descriptor = -1
-        Path(self._name).replace(self.output)
-        self._name = ""
+        self.hidden.replace(self.output)
+        self._is_hidden = False
 
     def is_there(self) -> bool:
         """Whether the file of that name is this one."""
         if self._descriptor < 0:
-            return not self._name
+            return not self._is_hidden
         try:
             return os.path.samestat(os.fstat(self._descriptor), self.output.stat())
         except OSError:
@@ -233,13 +267,17 @@ class Pending:
             raise UsageError(f"{self.output} cannot be written: {error.strerror}") from None
 
 
-def _nameless(output: Path) -> tuple[int, str]:
-    """Open a file without a name in the folder of ``output``; with a hidden one where need be."""
+def _nameless(output: Path, hidden: Path) -> tuple[int, bool]:
+    """Open a file without a name in the folder of ``output``; with the hidden one where need be.
+
+    Gives its descriptor, and whether it has the hidden name.
+    """
     if hasattr(os, "O_TMPFILE"):
         with contextlib.suppress(OSError):
             folder = output.parent
-            return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), ""
-    return tempfile.mkstemp(prefix=_hidden(output), suffix=".part", dir=output.parent)
+            return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), False
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    return os.open(hidden, flags | getattr(os, "O_CLOEXEC", 0), 0o600), True
 
 
 def _link(descriptor: int, path: Path) -> None:
@@ -249,11 +287,6 @@ def _link(descriptor: int, path: Path) -> None:
         os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
     finally:
         os.close(folder)
-
-
-def _hidden(output: Path) -> str:
-    """How names of files that are on their way to ``output`` begin."""
-    return f".{output.name[:100]}."
 
 
 def _mode(output: Path) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from onnx.external_data_helper import uses_external_data
 
 from onnx_headcut.errors import InputError, UsageError
-from onnx_headcut.storage import lean
+from onnx_headcut.storage import lean, leftovers
 from onnx_headcut.storage.atomic import Chunk, FileRange, Stamp
 
 if TYPE_CHECKING:
@@ -203,11 +203,6 @@ def _copied(
     proto: onnx.ModelProto, found: Sequence[onnx.TensorProto], source: Path, output: Path
 ) -> Placed:
     """Put the data of all tensors into one file of the output's own."""
-    said = repr([[(p.key, p.value) for p in proto.metadata_props],
-                 [(t.name, sorted(_entries(t).items())) for t in found]])  # fmt: skip
-    digest = hashlib.sha256(said.encode()).hexdigest()[:8]
-    # A name of its own for each content: an older model beside it keeps the data it was made for.
-    data = output.parent / f"{output.name}.{digest}.data"
     chunks: list[Chunk] = []
     offsets: dict[FileRange, int] = {}
     at = 0
@@ -220,9 +215,21 @@ def _copied(
             chunks.append(FileRange(part.path, part.offset, part.length, stamp))
             offsets[part] = at + gap
             at += gap + part.length
-        _set(tensor, {"location": data.name, "offset": str(offsets[part]),
-                      "length": str(part.length)})  # fmt: skip
+        _set(tensor, {"offset": str(offsets[part]), "length": str(part.length)})
+    # A name of its own for each content: an older model beside it keeps the data it was made for.
+    data = leftovers.name_of_data(output, _digest(chunks))
+    for tensor in found:
+        _set(tensor, {"location": data.name})
     return Placed(proto, data, tuple(chunks))
+
+
+def _digest(chunks: Iterable[Chunk]) -> str:
+    """The sha256 of what ``chunks`` hold, in hexadecimal."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        for block in chunk.blocks() if isinstance(chunk, FileRange) else [chunk]:
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _set(tensor: onnx.TensorProto, entries: dict[str, str]) -> None:
