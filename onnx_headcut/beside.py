@@ -43,8 +43,12 @@ class Beside:
 
     @cached_property
     def decoded(self) -> list[list[Group]]:
-        """Boxes whose pairs of columns go different ways, with arithmetic that scores do not have."""
-        return [b for b in self.boxes if len(b) > 1 and all(g.kind == "other" for g in b)]
+        """Boxes whose pairs of columns go different ways, with arithmetic that scores do not have.
+
+        Three or four columns that go one way are rather scores, put beside a filler.
+        """
+        return [b for b in self.boxes
+                if len(b) > 1 and all(g.kind == "other" and g.size <= 2 for g in b)]  # fmt: skip
 
     @property
     def shows_boxes(self) -> bool:

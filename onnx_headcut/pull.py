@@ -61,6 +61,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     """Follow ``labels`` of ``value`` back; refuses where that cannot be done."""
     walk = _Walk(analysis)
     walk.back(value, labels, activated=False)
+    walk.refuse_lost(value, labels)
     if not walk.result.sites:
         walk.result.sites.append(site_of(value, labels, "none"))
         walk.result.fronts.append(behind(*(walk.pick or (value, labels)), ""))
@@ -82,6 +83,15 @@ class _Walk:
         """Where a former cut picks its columns behind whole heads; the others are no background."""
         self.pick: tuple[str, Labels] | None = None
         self.seen: dict[str, Labels] = {}
+
+    def refuse_lost(self, value: str, labels: Labels) -> None:
+        """Refuse where classes have no channel of their own in any head: their scores are mixed."""
+        found = {c for head in self.result.heads.values() for c in head.ids.tolist()}
+        lost = sorted(set(labels.ids.tolist()) - found - {NONE, UNSEEN})
+        at = self.scope.index.producer.get(value)
+        if lost and at is not None:
+            self._refuse(self.scope.graph.node[at], f"its columns {', '.join(map(str, lost))} have no "
+                         "channel of their own in any layer, so they are no classes")  # fmt: skip
 
     def back(self, value: str, labels: Labels, *, activated: bool) -> None:
         if (labels.ids < 0).all():

@@ -308,6 +308,7 @@ def _reshaped_scores(net: Net, x: str, columns: int) -> dict[str, Callable[[], s
         "unlike the best": lambda: net.add("Pow", x, net.add("Sigmoid", net.head("sure", 1))),
         "running sums": lambda: net.add("CumSum", x, net.const(2)),
         "normalised": lambda: net.add("LpNormalization", x, axis=2, p=2),
+        "parents": lambda: net.add("Mul", x, net.add("Gather", x, net.const([0] * columns), axis=2)),
         "mixed": lambda: net.add("Einsum", x, number(columns, columns), equation="abc,cd->abd"),
         "an op of nobody": lambda: net.add("Mish", x),
     }
@@ -343,7 +344,7 @@ def test_whatever_becomes_of_the_scores_nothing_else_is_taken_for_them(activatio
     """Scores that drop out of the candidates must not leave boxes or masks as the last of them."""
     ways = _reshaped_scores(Net(18), "x", 2)
     boxes = ("plain", "decoded", "corners", "moved", "Exp", "Sigmoid")
-    every = list(product(ways, (2, 4, 5), boxes, BESIDE, (False, True)))
+    every = list(product(ways, (2, 3, 4, 5), boxes, BESIDE, (False, True)))
     outcome: Counter[str] = Counter()
     for case in np.random.default_rng(0).permutation(len(every))[:300]:
         way, columns, box, more, named = every[case]
@@ -383,6 +384,26 @@ def test_heads_that_are_named_settle_what_else_could_be_the_classes() -> None:
     with pytest.raises(hc.GraphRefused, match="80 class names") as refused:
         found(model, labels="coco80")
     assert "--labels none" in refused.value.advice
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_scores_beside_a_filler_are_no_decoded_boxes(columns: int) -> None:
+    net = Net()
+    odd = net.add("Exp", net.head("scores", columns))
+    filler = net.add("Mul", net.slice(odd, 0, 1), net.const([0.0], np.float32))
+    model = net.model(net.add("Concat", filler, odd, axis=2), net.head("boxes", 4))
+    with pytest.raises(hc.GraphRefused, match="could be the classes"):
+        found(model)
+
+
+def test_scores_of_which_some_are_lost_on_the_way_are_refused() -> None:
+    """Each class times its parent's score: what is gathered holds some classes twice, some never."""
+    net = Net()
+    scores = net.add("Sigmoid", net.head("scores", 6))
+    parents = net.add("Gather", scores, net.const([1, 3, 1, 3, 1, 3]), axis=2)
+    best = net.add("ReduceMax", net.add("Mul", scores, parents), axes=[2])
+    with pytest.raises(hc.GraphRefused):
+        found(net.model(best, net.head("boxes", 4)))
 
 
 # ------------------------------------------------------------------- columns of several kinds
