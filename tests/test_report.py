@@ -104,6 +104,36 @@ def test_validate_writes_every_report_of_a_broken_cut(
     assert 'failures="1"' in (tmp_path / "j.xml").read_text()
 
 
+@pytest.mark.parametrize("mistake", PLANTED)
+def test_the_command_tells_each_planted_mistake_in_every_format(
+    mistake: str, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    whole, wrong, right = PLANTED[mistake]
+    for name, made in {"whole": whole, "wrong": wrong, "right": right}.items():
+        late = _late(made) if made.background == 2 else made
+        onnx.save(late.model(), tmp_path / f"{name}.onnx")
+    files = ("--report", "r.html", "--junit", "j.xml", "--sarif", "s.json", "--github")
+    said = ("--keep", "3,1", "--background", "0", "--provider", "cpu")
+    assert run_here("validate", "whole.onnx", "right.onnx", *said).code == 0
+    text = run_here("validate", "whole.onnx", "wrong.onnx", *said)
+    done = run_here("validate", "whole.onnx", "wrong.onnx", *said, *files, "--json")
+    assert (text.code, done.code) == (1, 1)
+    assert "Validated" in text.out
+    assert "failed" in text.out
+    document = json.loads(done.out)["validation"]
+    assert document["status"] == "failed"
+    reason = document["reasons"][0]
+    assert not any("nothing was compared" in r for r in document["reasons"])
+    assert "::error file=wrong.onnx,title=onnx-headcut equal::" in done.err
+    suites = ET.fromstring((tmp_path / "j.xml").read_text())  # noqa: S314  (ours)
+    assert any(reason in f"{each.get('message')}{each.text}" for each in suites.iter("failure"))
+    results = json.loads((tmp_path / "s.json").read_text())["runs"][0]["results"]
+    assert (results[0]["level"], results[0]["message"]["text"]) == ("error", reason)
+    page = (tmp_path / "r.html").read_text()
+    assert "✗ Failed" in page
+    assert html.inside(reason) in page
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
