@@ -206,6 +206,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         Reads("least_of", 0, lambda _: [0.6, 0.1, 0.3]),
     ),
     "scattered ids are off by one": ("nms_scattered", Reads("ids", 1, to(2))),
+    "scores are read by the old class count": ("nms_scores_by_flat_index", Reads("before", 1, to(5))),
     "scores are written for the class before": (
         "nms_scores_scattered",
         Reads("labels", 1, to(0)),

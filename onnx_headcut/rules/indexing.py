@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx_headcut.operands import select
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import commit, decide, is_free, is_position, offset_of, possible
 from onnx_headcut.rules.joining import picked
-from onnx_headcut.rules.options import counted, merge_options
+from onnx_headcut.rules.options import counted, merge_options, period_of
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
@@ -84,19 +85,20 @@ def flat_index(view: View, data: Labels) -> Outcome:
     The sum is read back to its terms; with their factors before and after the cut, every index
     that they can form must pick the element it picked before.
     """
-    factors, lookup, others = terms_of(view)
     take = view.take(data.ids)
-    ranks, own = copies(take), copies(lookup.take)
-    old_rest, new_rest = places(others, _stride(data.ids), len(data.ids))
-    for option in lookup.options:
+    found = [terms_of(view), terms_of(view, data.ids)]
+    for option, (factors, lookup, others, edits) in product(found[0][1].options, found):
+        ranks, own = copies(take), copies(lookup.take)
+        old_rest, new_rest = places(others, _stride(data.ids), len(data.ids))
         old = (factors[0] * lookup.old[lookup.take])[:, None] + old_rest[None]
         new = (factors[1] * option.new)[:, None] + new_rest[None]
         old, new = old.astype(np.int64).ravel(), new.astype(np.int64).ravel()
         inside = (new >= 0).all() and (new < len(take)).all() and (old < len(data.ids)).all()
         copy = np.repeat(own, len(new) // max(1, len(own)))
         same = inside and np.array_equal(take[new], old) and np.array_equal(ranks[new], copy)
-        if same and possible(view, option):
-            commit(view, option)
+        whole = merge_options([option, Option(option.new, edits)])
+        if same and whole is not None and possible(view, whole):
+            commit(view, whole)
             return Outcome([Rows()])
     view.refuse("its index over classes and places would pick other elements after the cut")
 
@@ -105,7 +107,7 @@ def flat_demand(view: View) -> None:
     """Such an index into data without labels (masks): ask for labels on the flattened axis."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     extent = view.shape(0)[axis]
-    factors, lookup, others = terms_of(view)
+    factors, lookup, others, _ = terms_of(view)
     ids = np.full(extent, NONE)
     rest, _ = places(others, factors[0] or 1, extent)
     at = ((factors[0] * lookup.old)[:, None] + rest[None]).astype(np.int64)
@@ -120,14 +122,26 @@ Factors = tuple[int, int]
 """Of a term of an index: before and after the cut."""
 
 
-def terms_of(view: View) -> tuple[Factors, Lookup, list[Factors]]:
-    """The class term of the index with its factors, and the factors of the others, largest first."""
-    terms = affine(view.scope, view.node.input[1])
+def terms_of(
+    view: View, counted: Ints | None = None
+) -> tuple[Factors, Lookup, list[Factors], tuple[ed.Edit, ...]]:
+    """The class term of the index with its factors, and the factors of the others, largest first.
+
+    Stored factors that are the class count of an axis with the ids ``counted`` become the new
+    count, by the edits that are given then.
+    """
+    edits: list[ed.Edit] = []
+    count = None
+    if counted is not None:
+        before = period_of(counted)
+        count = before, len(view.take(counted)) * before // len(counted)
+    terms = affine(view.scope, view.node.input[1], count, edits)
     found = [(t, m) for t in terms for m in [view.scope.mark(t)] if isinstance(m, Lookup)]
     if len(found) != 1:
         view.refuse("it picks classes by indices that are computed from the picture")
     name, lookup = found[0]
-    return terms[name], lookup, sorted((f for t, f in terms.items() if t != name), reverse=True)
+    others = sorted((f for t, f in terms.items() if t != name), reverse=True)
+    return terms[name], lookup, others, tuple(edits)
 
 
 def places(others: list[Factors], stride: int, extent: int) -> tuple[Ints, Ints]:
@@ -154,17 +168,25 @@ def _stride(ids: Ints) -> int:
     return int(change[0]) + 1 if change.size else len(ids)
 
 
-def affine(scope: Scope, name: str) -> dict[str, tuple[int, int]]:
-    """``name`` as a sum of tensors times factors, each factor before and after the cut."""
+def affine(
+    scope: Scope, name: str, count: Factors | None, edits: list[ed.Edit]
+) -> dict[str, Factors]:
+    """``name`` as a sum of tensors times factors, each factor before and after the cut.
+
+    A stored factor that is ``count[0]`` becomes ``count[1]``, by an edit, where nothing else is made
+    of the product.
+    """
     node = scope.node_of(name)
+    if name in scope.index.outputs or len(scope.index.consumers.get(name, ())) != 1:
+        count = None
     if node is None or isinstance(scope.mark(name), Lookup):
         return {name: (1, 1)}
     if node.op_type in {"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"}:
-        return affine(scope, node.input[0])
+        return affine(scope, node.input[0], count, edits)
     if node.op_type in {"Add", "Sub"}:
-        total = dict(affine(scope, node.input[0]))
+        total = dict(affine(scope, node.input[0], count, edits))
         sign = 1 if node.op_type == "Add" else -1
-        for term, (a, b) in affine(scope, node.input[1]).items():
+        for term, (a, b) in affine(scope, node.input[1], count, edits).items():
             before = total.get(term, (0, 0))
             total[term] = (before[0] + sign * a, before[1] + sign * b)
         return total
@@ -172,8 +194,13 @@ def affine(scope: Scope, name: str) -> dict[str, tuple[int, int]]:
         for k in (0, 1):
             old, new = scope.old(node.input[k]).value, scope.new(node.input[k]).value
             if old is not None and new is not None and old.size == new.size == 1:
-                rest = affine(scope, node.input[1 - k])
+                rest = affine(scope, node.input[1 - k], count, edits)
                 a, b = int(old.item()), int(new.item())
+                home = scope.home(node.output[0])
+                if count is not None and (a, b) == (count[0], count[0]) and home is not None:
+                    b = count[1]
+                    place = (*home[0].place, home[1])
+                    edits.append(ed.Replace(place, k, np.full(old.shape, b, old.dtype)))
                 return {t: (f[0] * a, f[1] * b) for t, f in rest.items()}
     return {name: (1, 1)}
 

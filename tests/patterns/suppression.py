@@ -277,6 +277,24 @@ def nms_capped_by_the_class_count() -> Pattern:
 
 
 @pattern
+def nms_scores_by_flat_index() -> Pattern:
+    """Scores read by `box * C + class` out of all, laid flat with classes last"""
+    return after_nms(
+        """
+      class_at = Gather <axis = 1> (found, col)
+      box_at = Gather <axis = 1> (found, row)
+      line = Reshape (object_probs, flat_line)
+      before = Mul (box_at, objects)
+      index = Add (before, class_at)
+      scores = Gather <axis = 0> (line, index)
+      labels = Add (class_at, one)
+      flat = Squeeze (rects, c0)
+      boxes = Gather <axis = 0> (flat, box_at)""",
+        more=f", int64[1] flat_line = {{-1}}, int64 objects = {{{CLASSES - 1}}}",
+    )
+
+
+@pattern
 def nms_scores_scattered() -> Pattern:
     """Scores written by index triples into zeros of all boxes and classes, the best of them taken"""
     return after_nms(
