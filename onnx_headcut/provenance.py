@@ -189,11 +189,14 @@ class Flow:
         """Elementwise with several operands: the one that is not stretched says where from."""
         shape = self.scope.old(node.output[0]).static or ()
         step = node.op_type
-        found = [self.origins[n] for n in node.input if n in self.origins
+        names = node.input
+        if step == "Where" and any(n in self.origins for n in names[1:]):
+            names = names[1:]  # what is chosen, not by what
+        found = [self.origins[n] for n in names if n in self.origins
                  and np.broadcast_shapes(self.origins[n].numbers.shape, shape) == shape]  # fmt: skip
         if not found:
             return None
-        for name in node.input:
+        for name in names:
             if name not in self.origins and not self._is_per_channel(name, found[0].numbers):
                 step = f"{node.op_type}*"  # joined with something that differs from place to place
         if step == node.op_type and sum(n in self.origins for n in node.input) > 1:

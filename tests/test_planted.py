@@ -334,6 +334,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     ),
     "split one column later": ("background_split_off", Reads("nothing", 1, lambda _: [2, 2])),
     # boxes and masks of each class
+    "an output without classes is cut as well": (
+        "class_specific_boxes_that_are_given_out",
+        Reads("features", 2, to(4)),
+    ),
     "boxes of the neighbouring class": ("class_specific_boxes", Reads("object_boxes", 1, to(0))),
     "deltas of two classes have changed places": (
         "class_specific_boxes",

@@ -23,6 +23,7 @@ from onnx_headcut.validation.companions import left_behind
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
+from onnx_headcut.validation.reference import leading
 from onnx_headcut.validation.searching import ranked
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import structural
@@ -292,6 +293,7 @@ class _Proof:
         before, after = pair.meanings(probed) if probed else ({}, {})
         precision = [*pair.precision, *self.rounded]
         layout = Layout(self.ledger, self.columns, precision, pair.steps())
+        read = leading(self.original.proto.graph, flow.boundary)
         for name in pair.original.outputs:
             if name in flow.chosen:
                 shapes = before[name].shape, after[name].shape
@@ -300,6 +302,9 @@ class _Proof:
                 layout.add_chosen(name, said[0] or before[name], said[1] or after[name])
             elif name in before:
                 layout.add(name, before[name], after[name])
+            elif name in read:
+                shapes = (v[name].shape for v in (pair.state.outputs, pair.cut_as_it_is()[0]))
+                layout.add_read(name, *shapes)
             else:
                 layout.apart.append(name)
         layout.keep_places(set(probed) - flow.chosen)

@@ -32,7 +32,7 @@ from onnx_headcut.validation.integers import TYPES, Integers
 from onnx_headcut.validation.unrounded import Steps, unrounded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 Array = npt.NDArray[Any]
 Values = dict[str, Array]
@@ -273,6 +273,14 @@ def flow(graph: onnx.GraphProto, sites: Sequence[Site]) -> Flow:
         frozenset(names & reached),
         frozenset(names & chosen),
     )
+
+
+def leading(graph: onnx.GraphProto, values: Iterable[str]) -> set[str]:
+    """List the values that lead to any of ``values``, these included."""
+    found = set(values)
+    for index in _upstream(graph, set(values)):
+        found.update(uses(graph.node[index]))
+    return found
 
 
 def _upstream(graph: onnx.GraphProto, values: set[str]) -> set[int]:

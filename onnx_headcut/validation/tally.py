@@ -237,6 +237,17 @@ class Layout:
         else:
             self._pair(name, before, after)
 
+    def add_read(self, name: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
+        """Take an output that no class moves and that class numbers read, as boxes of each class."""
+        pairs = list(zip(before, after, strict=False))
+        axes = [axis for axis, (a, b) in enumerate(pairs) if a != b]
+        each, rest = divmod(pairs[axes[0]][0], self.columns.total) if len(axes) == 1 else (0, 1)
+        if rest or len(before) != len(after) or after[axes[0]] != each * len(self.columns.order):
+            self.apart.append(name)
+            return
+        take = tuple(column * each + k for column in self.columns.order for k in range(each))
+        self.dense[name] = _Dense(axes[0], take, (NONE,) * len(take))
+
     def keep_places(self, names: Collection[str]) -> None:
         """Compare ``names``, rows for all that is known, place by place: no op has picked them.
 

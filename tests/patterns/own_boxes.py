@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from patterns.frame import CLASSES, OUTPUTS, Head, Pattern, graph, pattern
+from patterns.frame import CLASSES, OUTPUTS, Head, Pattern, graph, pattern, table
 
 PER_CLASS = tuple(c for c in range(CLASSES) for _ in range(4))
 
@@ -49,6 +49,21 @@ def class_specific_boxes() -> Pattern:
       boxes = GatherND (object_boxes, pairs)""",
         OUTPUTS,
         FOUND_CONSTANTS + ", int64[3] as_cube = {16, -1, 4}",
+    )  # fmt: skip
+
+
+@pattern
+def class_specific_boxes_that_are_given_out() -> Pattern:
+    """Boxes of each class, an output beside those of the class that was found (Mask R-CNN in Keras)"""
+    return regions(
+        """
+      cube = Reshape (deltas, as_cube)
+      object_boxes = Slice (cube, c1, beyond, c1)
+      features = Slice (rois, c0, six, c1)""" + FOUND + """
+      boxes = GatherND (object_boxes, pairs)""",
+        OUTPUTS + f", float[16,B,4] cube, float[16,{CLASSES}] features",
+        FOUND_CONSTANTS + f", int64[3] as_cube = {{16, -1, 4}}, int64[1] six = {{{CLASSES}}}",
+        read=lambda outputs: table(outputs[:3]),
     )  # fmt: skip
 
 

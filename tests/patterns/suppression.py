@@ -142,6 +142,18 @@ def peaks_of_a_heat_map() -> Pattern:
     return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
 
 
+@pattern
+def peaks_by_a_small_difference() -> Pattern:
+    """Peaks chosen by Where, as they differ little from the MaxPool's (TensorFlow's CenterNet)"""
+    return changed(
+        peaks_of_a_heat_map(),
+        ("same = Equal (around, heat)", "apart = Sub (heat, around)\n      size = Abs (apart)"),
+        ("peak = Cast <to = 1> (same)", "same = Less (size, little)"),
+        ("peaks = Mul (heat, peak)", "peaks = Where (same, heat, none)"),
+        ("int64 area = {16}", "int64 area = {16}, float little = {0.000001}, float none = {0.0}"),
+    )
+
+
 def rounded_ids(step: float) -> Pattern:
     """Class numbers through a quantizer of this scale, as a static quantizer leaves them."""
     return after_nms(
