@@ -303,8 +303,8 @@ class _Proof:
             elif name in before:
                 layout.add(name, before[name], after[name])
             elif name in read:
-                shapes = (v[name].shape for v in (pair.state.outputs, pair.cut_as_it_is()[0]))
-                layout.add_read(name, *shapes)
+                both = pair.state.outputs, pair.cut_as_it_is()[0]
+                layout.add_read(name, *(values[name].shape for values in both))
             else:
                 layout.apart.append(name)
         layout.keep_places(set(probed) - flow.chosen)
