@@ -14,6 +14,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.labels import NONE, Columns, Lookup, Mark, Option, Rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.options import MOST_OPTIONS, counted
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def filled(view: View, lookup: Lookup, value: float, slot: int) -> Lookup:
     old = np.append(lookup.old, np.asarray(value, dtype))
     options = []
     key = (view.place, "input", slot)
+    stored = slot < len(view.old) and is_fixed(view.scope, view.node.input[slot])
     for option in lookup.options:
         plain = Option(np.append(option.new, np.asarray(value, dtype)), option.edits, option.left)
         options.append(plain)
-        stored = slot < len(view.old) and view.old[slot].value is not None
         for new in counted(lookup, np.asarray(value, dtype)) if stored else ():
             edit = ed.Replace(view.place, slot, new.reshape(view.old[slot].value.shape))  # type: ignore[union-attr]
             changed = Option(np.append(option.new, new), (*option.edits, edit), option.left)

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut.labels import NONE, Lookup, Option
+from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,15 +29,12 @@ def constant_choices(
 ) -> Iterator[tuple[dict[int, Array | None], tuple[ed.Edit, ...], frozenset[object]]]:
     """The constants as they stand, then with those changed that look like the class count."""
     now = {i: view.new[i].value for i in others}
-    keys = [(view.place, "input", i) for i in others]
-    yield (
-        now,
-        (),
-        frozenset(k for k, i in zip(keys, others, strict=True) if _counts(view, lookup, i)),
-    )
-    for i in others:
+    # what is computed follows the class count by itself, or is a size of the picture's
+    stored = [i for i in others if is_fixed(view.scope, view.node.input[i])]
+    yield now, (), frozenset((view.place, "input", i) for i in stored if _counts(view, lookup, i))
+    for i in stored:
         if not np.array_equal(view.old[i].value, view.new[i].value):  # type: ignore[arg-type]
-            continue  # follows the class count by itself
+            continue  # changed where it is stored
         for value in counted(lookup, view.old[i].value):
             edit = ed.Replace(view.place, i, value)
             yield {**now, i: value}, (edit,), frozenset()
