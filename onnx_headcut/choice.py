@@ -11,9 +11,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from onnx_headcut import said
-from onnx_headcut.beside import Beside, is_box_of_queries, is_part_of_boxes, may_hold_objectness
 from onnx_headcut.errors import GraphRefused, NoHead
 from onnx_headcut.groups import loses_its_columns
+from onnx_headcut.roles import Beside, is_box_of_queries, is_part_of_boxes, may_hold_objectness
 
 if TYPE_CHECKING:
     from onnx_headcut.groups import Group
