@@ -73,6 +73,13 @@ class Group:
         return any(s.endswith("*") for s in self.history)
 
     @property
+    def is_weighed(self) -> bool:
+        """Whether the softmax over its columns was multiplied behind, as by an objectness."""
+        steps = self.steps
+        at = next((k for k, s in enumerate(steps) if s.startswith("Softmax:")), len(steps))
+        return "Mul" in steps[at:]
+
+    @property
     def kind(self) -> str:
         """The evidence: softmax over this axis, sigmoid, raw, or other (box arithmetic)."""
         steps = self.steps

@@ -55,6 +55,8 @@ class Located:
     fronts: tuple[Site, ...] = ()
     boxes: bool = False
     """Whether boxes of the classes are among the sites, which no map may mix."""
+    weighed: bool = False
+    """Whether a softmax is multiplied behind, as by an objectness."""
 
 
 def locate(
@@ -123,7 +125,7 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     evidence = describe(seen.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
-                   bool(boxes))  # fmt: skip
+                   bool(boxes), any(g.is_weighed for g in groups))  # fmt: skip
 
 
 def _laid_out(group: Group, layout: Layout) -> Labels:

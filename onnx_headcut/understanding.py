@@ -148,7 +148,8 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
         located.count,
         names=names,
         background=options.background,
-        activation=located.activation,
+        # a softmax times an objectness (YOLOv2) has no background, but others weigh theirs, too
+        activation="none" if located.weighed else located.activation,
         evidence=evidence,
         unsure=options.unsure,
     )

@@ -90,7 +90,7 @@ def test_inspect_lists_heads_where_the_background_is_not_known(
     done = run_here("inspect", "raw.onnx")
     assert done.code == 0
     assert "make_cls0" in done.out
-    assert "not known: raw scores do not show it" in " ".join(done.out.split())
+    assert "not known: the scores do not show it" in " ".join(done.out.split())
     document = json.loads(run_here("inspect", "raw.onnx", "--json").out)
     assert document["classes"]["background"] is None
     assert document["classes"]["background_why"].startswith("not known")

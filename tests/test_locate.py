@@ -549,6 +549,22 @@ def test_softmax_over_one_class_and_background_of_which_one_column_leaves() -> N
     assert (known.count, known.background) == (2, 0)
 
 
+def test_a_softmax_times_an_objectness_shows_no_background() -> None:
+    """As the region layer of YOLOv2, in which every column is a class."""
+    net = Net()
+    boxes, sure, scores = net.split(net.head("all", 11), [4, 1, 6])
+    scores = net.add("Mul", net.add("Softmax", scores, axis=2), net.add("Sigmoid", sure))
+    model = net.model(scores, boxes)
+
+    known = hc.inspect(model).classes
+    assert (known.count, known.background) == (6, None)
+    with pytest.raises(hc.UsageError, match="background"):
+        hc.cut(model, "1", dry_run=True)
+    with pytest.raises(hc.UsageError, match="background"):
+        hc.cut(model, "b", labels=list("abcde"), dry_run=True)
+    assert hc.inspect(model, labels=list("abcdef")).classes.background is None
+
+
 # ------------------------------------------------------------- maps that the graph never splits
 
 

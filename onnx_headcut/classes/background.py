@@ -174,9 +174,9 @@ def _unlabelled(activation: Activation, *, unsure: bool = False) -> _Claim:
     if activation == "sigmoid":
         return _Claim(None, "sigmoid scores")
     if unsure:
-        return _Claim(None, f"{UNKNOWN}: raw scores do not show it; a cut asks for --background")
+        return _Claim(None, f"{UNKNOWN}: the scores do not show it; a cut asks for --background")
     raise UsageError(
-        "raw scores without softmax or sigmoid do not show which column is the background",
+        "raw scores, or a softmax times an objectness, do not show which column is the background",
         advice=f"{_SAY_WHICH} Class names by --labels can tell, too.",
     )
 
@@ -239,7 +239,7 @@ def _one_fewer(names: Names, count: int, activation: Activation) -> _Claim:
         raise _mismatch(names, count)
     if activation == "none" or is_gap(names.entries[0]):
         # The wrong end would shift every name by one, and no validation could notice.
-        what = "raw scores do not show which" if activation == "none" else "id 0 has no name either"
+        what = "the scores do not show which" if activation == "none" else "id 0 has no name either"
         raise UsageError(
             f"{len(names.entries)} ids in {names.source} for {count} columns: one column is the "
             f"background, but {what}",
