@@ -66,7 +66,10 @@ class Sets:
 
     def _prove(self) -> None:
         self.ledger.detects = True
-        study = Learner(self.pair, self.names, self.columns).study()
+        learner = Learner(self.pair, self.names, self.columns)
+        if len(self.columns.order) == 1 and learner.is_full_softmax():
+            self.ledger.doubt("a softmax over one class alone is 1 everywhere: nothing shows whose it is")
+        study = learner.study()
         self._groups = study.groups
         for group, labels in zip(study.groups, study.labels, strict=True):
             self._calm.append(d.calm_of(group, d.all_rows(group, study.quiet)))

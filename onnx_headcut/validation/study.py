@@ -61,13 +61,13 @@ class Learner:
                     return study
         if best is None:  # pragma: no cover  (there is always a guess and a density)
             raise RuntimeError
-        if not best.seen and self._is_full_softmax():
+        if not best.seen and self.is_full_softmax():
             # every place has a best class and its share of 1: none stands out, all are compared
             again = self._once(self.pair.exciter(None), DENSITIES[-1], scored=False)
             best = again if again.seen else best
         return best
 
-    def _is_full_softmax(self) -> bool:
+    def is_full_softmax(self) -> bool:
         """Whether scores add up to 1 over the kept classes alone, for all that is known."""
         sites = self.pair.original.sites
         return self.columns.background is None and all(s.activation == "softmax" for s in sites)
@@ -75,7 +75,7 @@ class Learner:
     def _backgrounds(self) -> list[int | None]:
         if self.columns.background is not None:
             return [self.columns.background]
-        if len(self.columns.order) > 1 and self._is_full_softmax():
+        if len(self.columns.order) > 1 and self.is_full_softmax():
             return [min(self.columns.order), max(self.columns.order)]
         return [None]
 
