@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG, run_cli, tiny
+from conftest import run_cli, tiny
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_headcut as hc
@@ -460,7 +460,7 @@ def test_what_is_cut_off(tmp_path: Path, part: float) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="bounds processes")
 def test_mutated_real_graphs() -> None:
     """What benchmarks/fuzz.py does, with the smaller graphs."""
-    cases = 2000 if LONG else 500
+    cases = 2000
     done = run_cli(code=f"""
 import sys
 sys.path.insert(0, {str(BENCHMARKS)!r})

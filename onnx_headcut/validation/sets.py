@@ -68,7 +68,7 @@ class Sets:
         self.ledger.detects = True
         learner = Learner(self.pair, self.names, self.columns)
         if len(self.columns.order) == 1 and learner.is_full_softmax():
-            self.ledger.doubt("a softmax over one class alone is 1 everywhere: nothing shows whose it is")
+            self.ledger.doubt("a softmax over one class is 1 everywhere: nothing shows whose it is")
         study = learner.study()
         self._groups = study.groups
         for group, labels in zip(study.groups, study.labels, strict=True):
