@@ -196,6 +196,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "boxes of another row": ("nms_columns_sliced_and_cast", Reads("box_at", 1, to(1))),
     "sorted ids are off by one": ("nms_rows_filled_up_and_sorted", Reads("labels", 1, to(0))),
     "a peak's class by another area": ("peaks_of_a_heat_map", Reads("label_row", 1, to(8))),
+    "more is a peak than peaks are": ("peaks_by_a_small_difference", Reads("same", 1, to(9.0))),
     "rounded ids are off by one": ("ids_rounded_by_a_quantizer", Reads("ids", 1, to(2))),
     "sizes of other classes behind a OneHot": (
         "one_hot_of_the_best_class",

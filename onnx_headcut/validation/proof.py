@@ -303,8 +303,7 @@ class _Proof:
             elif name in before:
                 layout.add(name, before[name], after[name])
             elif name in read:
-                both = pair.state.outputs, pair.cut_as_it_is()[0]
-                layout.add_read(name, *(values[name].shape for values in both))
+                layout.add_read(name, pair.state.outputs[name], pair.cut_state.outputs[name])
             else:
                 layout.apart.append(name)
         layout.keep_places(set(probed) - flow.chosen)

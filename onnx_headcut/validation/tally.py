@@ -188,6 +188,13 @@ class _Dense:
     ids: tuple[int, ...]
     cut_take: tuple[int, ...] | None = None
 
+    def parts(self, expected: Array, got: Array) -> tuple[Array, Array]:
+        """Those positions of the original's and of the cut's array that are compared."""
+        expected = np.take(expected, self.take, self.axis)
+        if self.cut_take is not None and max(self.cut_take) < got.shape[self.axis]:
+            got = np.take(got, self.cut_take, self.axis)
+        return expected, got
+
 
 class Layout:
     """What each output is: ``apart`` from classes, dense, or ``rows`` to be compared as sets."""
@@ -237,16 +244,32 @@ class Layout:
         else:
             self._pair(name, before, after)
 
-    def add_read(self, name: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-        """Take an output that no class moves and that class numbers read, as boxes of each class."""
-        pairs = list(zip(before, after, strict=False))
-        axes = [axis for axis, (a, b) in enumerate(pairs) if a != b]
-        each, rest = divmod(pairs[axes[0]][0], self.columns.total) if len(axes) == 1 else (0, 1)
-        if rest or len(before) != len(after) or after[axes[0]] != each * len(self.columns.order):
+    def add_read(self, name: str, before: Array, after: Array) -> None:
+        """Take an output that no class moves and that class numbers read, as boxes of each class.
+
+        Where all of its extents are what they were (all classes in another order), it is the values
+        that tell whether it has a class axis: whoever reads it is compared, too.
+        """
+        columns = self.columns
+        count = columns.extra or len(columns.order)  # where a map is looked at in parts, all of it
+        unlike = [axis for axis, n in enumerate(before.shape) if after.shape[axis : axis + 1] != (n,)]
+        found = []
+        for axis in unlike or range(before.ndim):
+            each, rest = divmod(before.shape[axis], columns.total)
+            others = set(unlike) - {axis} or before.ndim != after.ndim
+            if rest or not each or others or after.shape[axis] != each * count:
+                continue
+            take, there = (
+                tuple(column * each + k for column in some for k in range(each))
+                for some in (columns.order, [columns.place(column) for column in columns.order])
+            )
+            found.append(_Dense(axis, take, (NONE,) * len(take), there if columns.extra else None))
+        if not unlike:
+            found = [x for x in found if not _close(before, after) and _close(*x.parts(before, after))]
+        if len(found) == 1:
+            self.dense[name] = found[0]
+        else:
             self.apart.append(name)
-            return
-        take = tuple(column * each + k for column in self.columns.order for k in range(each))
-        self.dense[name] = _Dense(axes[0], take, (NONE,) * len(take))
 
     def keep_places(self, names: Collection[str]) -> None:
         """Compare ``names``, rows for all that is known, place by place: no op has picked them.
@@ -371,9 +394,7 @@ class Layout:
             if max(dense.take, default=0) >= expected.shape[dense.axis]:
                 self.ledger.fail(f"{name}: shape {list(expected.shape)} on {run}")
                 return False
-            expected = np.take(expected, dense.take, dense.axis)
-            if dense.cut_take is not None and max(dense.cut_take) < got.shape[dense.axis]:
-                got = np.take(got, dense.cut_take, dense.axis)
+            expected, got = dense.parts(expected, got)
         if expected.shape != got.shape or expected.dtype != got.dtype:
             self.ledger.fail(
                 f"{name}: the cut gives {got.dtype}{list(got.shape)} instead of"
@@ -400,6 +421,11 @@ class Layout:
             a, b = (np.take(v[name], dense.take, dense.axis) for v in (original, reference))
             change = difference(a, b, Tolerance(0, 0)).max_abs if a.shape == b.shape else np.inf
             self.ledger.add_drift(name, change)
+
+
+def _close(a: Array, b: Array) -> bool:
+    """Whether they are the same numbers, but for rounding."""
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-2, atol=1e-3 * np.abs(a).max(initial=0))
 
 
 def _wrong_columns(axis: int, wanted: Sequence[int], got: Sequence[int] | None) -> str:
