@@ -38,6 +38,8 @@ UNSEEN = -2
 REPEATING = frozenset({"Gather", "Expand", "Tile"})
 """Movement ops that may read an element twice."""
 
+SAME_ELEMENTS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+"""Movement ops that leave none out and read none twice."""
 
 KEEPING_PLACES = frozenset({*elementwise.RULES, "Softmax", "LogSoftmax", "Sigmoid", *POOLING})
 """Ops whose outputs have the classes where their first input has them."""
@@ -63,6 +65,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     walk.back(value, labels, activated=False)
     walk.refuse_lost(value, labels)
     if not walk.result.sites:
+        value, labels = walk.shared(value, labels)
         walk.result.sites.append(site_of(value, labels, "none"))
         walk.result.fronts.append(behind(*(walk.pick or (value, labels)), ""))
     return walk.result
@@ -92,6 +95,22 @@ class _Walk:
         if lost and at is not None:
             self._refuse(self.scope.graph.node[at], f"its columns {', '.join(map(str, lost))} have no "
                          "channel of their own in any layer, so they are no classes")  # fmt: skip
+
+    def shared(self, value: str, labels: Labels) -> tuple[str, Labels]:
+        """Find the earliest tensor of the same elements that others read too, such as a best score.
+
+        An output is often an Identity or a Transpose of it, of which those others know nothing.
+        """
+        at, found = self.scope.index.producer.get(value), (value, labels)
+        while at is not None:
+            node = simple(self.scope.graph.node[at])
+            name = node.input[0] if node.op_type in SAME_ELEMENTS else ""
+            if name not in self.seen:
+                break
+            if len(self.scope.index.consumers[name]) > 1 or name in self.scope.index.outputs:
+                found = name, self.seen[name]
+            at = self.scope.index.producer.get(name)
+        return found
 
     def back(self, value: str, labels: Labels, *, activated: bool) -> None:
         if (labels.ids < 0).all():

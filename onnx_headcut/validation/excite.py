@@ -28,6 +28,9 @@ Pattern = npt.NDArray[np.float32]
 _QUIET, _QUIET_SPREAD = -20.0, 1.0
 _EXCITED, _EXCITED_SPREAD = 1.0, 2.0
 _BACKGROUND_SPREAD = 0.1
+# Where a background fills all slots: it is held below every class, and a softmax beside it gives
+# 0.6 to 0.8 for a class that is quiet, and 0.99 for one that is excited.
+_LOW, _LOW_QUIET = -4.0, -3.5
 _LEAST = 24  # positions excited at the lowest density
 DENSITIES = (0.0, 0.1, 1.0)
 
@@ -57,7 +60,9 @@ def places(site: Site, scores: Array) -> Places:
 class Exciter:
     """Makes patterns for the sites of one model and its cut.
 
-    ``background`` is held at 0 where it is known, so that a softmax has somewhere to go.
+    ``background`` is held at 0 where it is known, so that a softmax has somewhere to go. There it
+    may be the best class of most places, and fill the slots of a top-k of all classes: with ``low``
+    it is held below the classes, so that kept ones win everywhere.
     """
 
     def __init__(
@@ -67,8 +72,10 @@ class Exciter:
         *,
         background: int | None,
         seed: int,
+        low: bool = False,
     ) -> None:
         self.sites, self.columns, self.seed = sites, columns, seed
+        self.background, self.low = background, low
         self.classes = [column for column in columns.order if column != background]
         self._quiet = [self._quiet_one(index, background) for index in range(len(sites))]
 
@@ -76,10 +83,11 @@ class Exciter:
         where = self.sites[index]
         rng = np.random.default_rng([self.seed, index])
         shape = (where.others, where.times, self.columns.width)
-        pattern = rng.random(shape, np.float32) * _QUIET_SPREAD + _QUIET
+        least = _LOW_QUIET if self.low else _QUIET
+        pattern = rng.random(shape, np.float32) * _QUIET_SPREAD + least
         if background is not None:
             spread = rng.random(shape[:2], np.float32) * _BACKGROUND_SPREAD
-            pattern[..., background] = spread
+            pattern[..., background] = spread + (_LOW if self.low else 0.0)
         return pattern.astype(np.float32)
 
     def quiet(self) -> list[Pattern]:

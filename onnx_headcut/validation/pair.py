@@ -364,10 +364,10 @@ class Pair:
     ) -> tuple[Sequence[Array], float | Array]:
         return self._mask(patterns, gain) if self.columns.extra else (patterns, gain)
 
-    def exciter(self, background: int | None) -> Exciter:
+    def exciter(self, background: int | None, *, low: bool = False) -> Exciter:
         """Make patterns for the sites as large as they are on this input."""
         sizes = [places(s, self.state.scores[s.value]) for s in self.original.sites]
-        return Exciter(sizes, self.columns, background=background, seed=self._seed)
+        return Exciter(sizes, self.columns, background=background, seed=self._seed, low=low)
 
     def noise(self, seed: int) -> tuple[Values, Values]:
         """Run both tails with noise in place of all scores."""

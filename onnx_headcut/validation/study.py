@@ -35,11 +35,18 @@ class Study:
     quiet: Values
     labels: list[d.Labels] = field(default_factory=list)
     alone: dict[int, Values] = field(default_factory=dict)
+    shown: list[set[int]] = field(default_factory=list)
+    """Per group, the columns' classes to which rows can be put down, if only as they alone rose."""
 
     @property
     def seen(self) -> set[int]:
         """Which columns' classes were detected when they alone were excited."""
         return {column for labels in self.labels for column in labels.found}
+
+    @property
+    def complete(self) -> bool:
+        """Whether some group shows every class that can be excited."""
+        return set[int]().union(*self.shown).issuperset(self.exciter.classes)
 
 
 class Learner:
@@ -65,6 +72,20 @@ class Learner:
             # every place has a best class and its share of 1: none stands out, all are compared
             again = self._once(self.pair.exciter(None), DENSITIES[-1], scored=False)
             best = again if again.seen else best
+        return best if best.complete else self._below(best)
+
+    def _below(self, best: Study) -> Study:
+        """Learn with the background below all classes, which it has kept out of the slots."""
+        for background in self._backgrounds():
+            if background not in self.columns.order:
+                continue
+            exciter = self.pair.exciter(background, low=True)
+            for density in DENSITIES:
+                study = self._once(exciter, density)
+                if sum(map(len, study.shown)) > sum(map(len, best.shown)):
+                    best = study
+                if study.complete:
+                    return study
         return best
 
     def is_full_softmax(self) -> bool:
@@ -104,14 +125,30 @@ class Learner:
                 group, d.all_rows(group, weak), d.all_rows(group, strong)
             )
             found = replace(group, score=score)
-            labels = _labels(found, quiet, alone | others)
+            labels = _labels(found, quiet, alone | others, low=exciter.low)
             study.labels.append(labels)
+            moved = set(alone) if len(self.columns.order) == 1 else {
+                column for column, values in alone.items()
+                if score is None and (wide or exciter.background not in self.columns.order)
+                and _differ(d.all_rows(group, values), d.all_rows(group, quiet))
+            }  # fmt: skip
+            study.shown.append(moved | labels.found.keys() & set(exciter.classes))
             study.groups.append(replace(found, labels=labels.columns))
         return study
 
 
-def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Labels:
-    """Learn the ids that classes give, from runs in which each alone was excited."""
+def _differ(rows: Floats, calm: Floats) -> bool:
+    """Whether excitement made other rows; an order of its own is no other row."""
+    return not np.array_equal(np.sort(rows, axis=0), np.sort(calm, axis=0), equal_nan=True)
+
+
+def _labels(
+    group: d.Group, quiet: Values, alone: Mapping[int, Values], *, low: bool = False
+) -> d.Labels:
+    """Learn the ids that classes give, from runs in which each alone was excited.
+
+    With the background ``low``, slots hold rows of quiet classes too, which score well.
+    """
     if not group.outputs:
         return d.Labels(())
     calm_rows = d.all_rows(group, quiet)
@@ -120,7 +157,7 @@ def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Lab
     every = {column: d.all_rows(group, values) for column, values in alone.items()}
     own = _own_places(group, calm_rows, list(every.values()))
     for column, all_rows in every.items():
-        found = d.above(group, all_rows, calm, 0.5)
+        found = _better(group, all_rows, calm) if low else d.above(group, all_rows, calm, 0.5)
         if group.score is None and len(found) == len(calm_rows):
             whole = d.label_candidates(group, [found, calm_rows])
             found = found[(found != calm_rows)[:, whole].any(axis=1) if own is None else own]
@@ -138,6 +175,16 @@ def _labels(group: d.Group, quiet: Values, alone: Mapping[int, Values]) -> d.Lab
     ]
     ids = {c: tuple(float(found[0, place]) for place in steady) for c, found in rows.items()}
     return d.Labels(tuple(steady), ids)
+
+
+def _better(group: d.Group, rows: Floats, calm: float) -> Floats:
+    """Keep rows that score better than those of quiet classes, by half of what the best one does."""
+    if group.score is None or not len(rows):
+        return rows
+    scores = rows[:, group.score]
+    least = max((float(scores.max()) + calm) / 2, calm + 1e-6)
+    found: Floats = rows[scores > least]
+    return found
 
 
 def _own_places(group: d.Group, calm: Floats, runs: Sequence[Floats]) -> npt.NDArray[np.bool_] | None:
