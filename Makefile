@@ -23,6 +23,7 @@ test-long: $(VENV)/.developing
 
 lint: $(VENV)/.developing
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --quiet --check .
 	$(BIN)/mypy
 
 docs: $(VENV)/.developing

@@ -57,9 +57,7 @@ def session(model: onnx.ModelProto) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def feed(pair: skeleton.Pair) -> dict[str, np.ndarray[Any, Any]]:
@@ -68,9 +66,7 @@ def feed(pair: skeleton.Pair) -> dict[str, np.ndarray[Any, Any]]:
     return {i["name"]: rng.random(i["shape"]).astype(i["dtype"]) for i in pair["inputs"]}
 
 
-def in_turns(
-    sessions: dict[str, Any], inputs: dict[str, Any], seconds: float
-) -> dict[str, float]:
+def in_turns(sessions: dict[str, Any], inputs: dict[str, Any], seconds: float) -> dict[str, float]:
     """Run all in random order, twice at least; gives the least ms of each."""
     runs: dict[str, Callable[[], Any]] = {
         name: (lambda s=s: s.run(None, inputs)) for name, s in sessions.items()

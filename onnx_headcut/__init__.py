@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.verdict import Verdict
 
 _HOMES = {
-    **dict.fromkeys(
-        ["Cut", "Feeds", "Inspection", "Plan", "cut", "inspect", "validate"], "cutting"
-    ),
+    **dict.fromkeys(["Cut", "Feeds", "Inspection", "Plan", "cut", "inspect", "validate"], "cutting"),
     **dict.fromkeys(
         [
             "GraphRefused",

@@ -202,8 +202,10 @@ def infer_all(
             facts = _infer_bodies(scope, interpreter, i, node, rows, like)
         else:
             inputs = [scope.old(n) for n in node.input]
-            if like is not None and node.op_type not in FINDING and all(
-                fact is like.old(n) for fact, n in zip(inputs, node.input, strict=True)
+            if (
+                like is not None
+                and node.op_type not in FINDING
+                and all(fact is like.old(n) for fact, n in zip(inputs, node.input, strict=True))
             ):
                 found = {name: like.facts[name] for name in node.output if name in like.facts}
                 scope.facts |= found
@@ -301,9 +303,7 @@ def _scan_inputs(node: onnx.NodeProto) -> int:
     return int(attributes(node)["num_scan_inputs"])
 
 
-def _bind_inputs(
-    scope: Scope, body: Scope, node: onnx.NodeProto, interpreter: Interpreter
-) -> bool:
+def _bind_inputs(scope: Scope, body: Scope, node: onnx.NodeProto, interpreter: Interpreter) -> bool:
     """Give the body's inputs the shapes of what the node reads; whether it is a loop at all."""
     if node.op_type == "If" or (node.op_type == "Scan" and interpreter.opsets[""] < PLAIN_SCAN):
         return False

@@ -217,26 +217,20 @@ class _Writer:
                     if name == edit.output:
                         names[i] = inner
                         self.done.nodes.add(node.output[0])
-        elem_type = next(
-            o for o in graph.output if o.name == edit.output
-        ).type.tensor_type.elem_type
+        elem_type = next(o for o in graph.output if o.name == edit.output).type.tensor_type.elem_type
         if edit.column is None:
             self._look_up(edit, inner, elem_type, edit.output)
         else:
             names = [self._columns(edit, inner, range(edit.column))] if edit.column else []
             ids = self._columns(edit, inner, range(edit.column, edit.column + 1))
-            names.append(
-                self._look_up(edit, ids, elem_type, self._fresh(f"{edit.output}_original"))
-            )
+            names.append(self._look_up(edit, ids, elem_type, self._fresh(f"{edit.output}_original")))
             if edit.column + 1 < edit.width:
                 names.append(self._columns(edit, inner, range(edit.column + 1, edit.width)))
             self._append("Concat", names, edit.output, axis=edit.axis)
         self.done.nodes.add(inner)
 
     def _columns(self, edit: ed.MapOutput, value: str, columns: range) -> str:
-        index = self._constant(
-            f"{edit.output}_columns", np.array(columns, np.int64), rewritten=True
-        )
+        index = self._constant(f"{edit.output}_columns", np.array(columns, np.int64), rewritten=True)
         out = self._fresh(f"{edit.output}_part")
         return self._append("Gather", [value, index], out, axis=edit.axis)
 

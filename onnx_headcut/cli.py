@@ -318,9 +318,7 @@ def cut(  # noqa: PLR0913, PLR0917  (options)
 
 @app.command()
 def validate(  # noqa: PLR0913, PLR0917  (options)
-    original: Annotated[
-        Path, typer.Argument(metavar="ORIGINAL", help="The detector before the cut.")
-    ],
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The detector before the cut.")],
     cut: Annotated[Path, typer.Argument(metavar="CUT", help="The detector after it.")],
     keep: Annotated[
         str | None,
@@ -377,9 +375,7 @@ def validate(  # noqa: PLR0913, PLR0917  (options)
     from onnx_headcut import documents, tables  # noqa: PLC0415  (not for --help)
 
     document = documents.of_verdict(verdict)
-    answer = Answer(
-        document, lambda to: tables.show_verdict(to, verdict), verdict.exit_code, json
-    )
+    answer = Answer(document, lambda to: tables.show_verdict(to, verdict), verdict.exit_code, json)
     return with_drift(answer, drift)
 
 
@@ -398,9 +394,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001  (Typer calls it so)
 def _main(
     _: Annotated[  # noqa: FBT002
         bool,
-        typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass

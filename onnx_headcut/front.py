@@ -154,9 +154,7 @@ def _upstream(scope: Scope, value: str) -> frozenset[int]:
     return frozenset(found)
 
 
-def _without_classes(
-    analysis: Analysis, marks: Mapping[str, Mark], fronts: frozenset[str]
-) -> set[int]:
+def _without_classes(analysis: Analysis, marks: Mapping[str, Mark], fronts: frozenset[str]) -> set[int]:
     """Nodes not behind ``fronts`` that read class scores and hand no classes on: boxes beside them."""
     index, nodes = analysis.main.index, analysis.main.graph.node
     found, later = set[int](), set(fronts)

@@ -167,6 +167,7 @@ class Selection:
 
 def _in_runs(places: dict[int, Ints]) -> bool:
     """Whether all anchors of a class stand side by side (k·A + a), rather than its classes."""
+
     def apart(parts: list[Ints]) -> bool:
         ordered = sorted(parts, key=lambda p: int(p.min()))
         return all(a.max() < b.min() for a, b in pairwise(ordered))

@@ -58,9 +58,7 @@ def _is_exclusive(trace: Trace, scope: Scope, name: str) -> bool:
     return len(readers) == 1 or (first is not None and all(first.same(h) for h in heads))
 
 
-def _fewer_copies(
-    trace: Trace, scope: Scope, name: str, axis: int, take: Ints
-) -> list[ed.Edit] | None:
+def _fewer_copies(trace: Trace, scope: Scope, name: str, axis: int, take: Ints) -> list[ed.Edit] | None:
     """Along an axis of equal copies (Tile, Expand), any selection is a number of copies."""
     maker = scope.index.producer.get(name)
     if maker is None or len(scope.index.consumers[name]) != 1:
@@ -70,13 +68,7 @@ def _fewer_copies(
     if node.op_type in {"Tile", "Expand"} and len(node.input) == 2:
         counts = scope.new(node.input[1]).value
     rank = len(scope.old(name).shape or ())
-    if (
-        counts is None
-        or data is None
-        or len(data) != rank
-        or len(counts) != rank
-        or data[axis] != 1
-    ):
+    if counts is None or data is None or len(data) != rank or len(counts) != rank or data[axis] != 1:
         return None
     wanted = counts.copy()
     wanted[axis] = len(take)

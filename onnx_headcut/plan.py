@@ -121,8 +121,7 @@ def make_plan(
         steps.append(Step(node.name or node.output[0], node.op_type, edit.describe()))
     changed = {n: (main.old(n), f) for n, f in main.after.items()}
     cut_sites = tuple(
-        replace(s, ids=tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist()))
-        for s in sites
+        replace(s, ids=tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist())) for s in sites
     )
     return Plan(
         selection,
@@ -165,9 +164,7 @@ def _traced(
     tried, separate = set[str](), set[str]()
     while True:
         main.forget()
-        trace = Trace(
-            analysis.interpreter, selection, heads, front, tried=tried, separate=separate
-        )
+        trace = Trace(analysis.interpreter, selection, heads, front, tried=tried, separate=separate)
         try:
             trace.run(main)
             trace.finish(main)
@@ -181,9 +178,7 @@ def _traced(
             return trace, heads
 
 
-def _heads_behind(
-    analysis: Analysis, wanted: Demand, known: dict[int, Labels]
-) -> dict[int, Labels]:
+def _heads_behind(analysis: Analysis, wanted: Demand, known: dict[int, Labels]) -> dict[int, Labels]:
     """Further heads whose channels belong to the classes as ``wanted`` says; none if unclear."""
     try:
         found = pull(analysis, wanted.value, wanted.labels).heads
@@ -219,9 +214,7 @@ def describe_output(name: str, fact: Fact, mark: Mark | None) -> OutputClasses:
         if at:
             kind = "detections with class ids"
             first = next(m for m in mark.marks if isinstance(m, Lookup))
-            return OutputClasses(
-                name, fact.shape, kind, mark.axis, ranges_of(at), convention(first)
-            )
+            return OutputClasses(name, fact.shape, kind, mark.axis, ranges_of(at), convention(first))
     kind = "independent" if mark is None else "detections"
     return OutputClasses(name, fact.shape, kind)
 

@@ -31,9 +31,7 @@ def read(graph: onnx.GraphProto) -> set[str]:
     return {n for node in graph.node for n in [*node.input, *captures(node)]}
 
 
-def sweep(
-    graph: onnx.GraphProto, before: set[str], read_before: set[str]
-) -> tuple[set[str], set[str]]:
+def sweep(graph: onnx.GraphProto, before: set[str], read_before: set[str]) -> tuple[set[str], set[str]]:
     """Drop what was live ``before`` and is not any more, of one graph without its bodies.
 
     What dead nodes alone have read, and read no more, goes too. Returns the first outputs of the

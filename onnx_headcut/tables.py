@@ -45,9 +45,7 @@ _FIGURES = (
 def show_inspection(to: Console, found: Inspection, model: Path) -> None:
     """Print what `inspect` found: heads, outputs, classes, and what a cut would save."""
     _title(to, str(model))
-    heads = _Rows(
-        ("head", "op", "weight", "type", ">anchors", ">classes", ">parameters")
-    )
+    heads = _Rows(("head", "op", "weight", "type", ">anchors", ">classes", ">parameters"))
     for head in found.heads:
         shape = "x".join(map(str, head.shape))
         figures = (f"{head.anchors}", f"{head.classes}", f"{head.parameters:,}")
@@ -67,8 +65,7 @@ def show_inspection(to: Console, found: Inspection, model: Path) -> None:
         facts,
         "Heads' share",
         f"{share:.1%} of {short(found.figures.parameters)} parameters, "
-        f"{macs:.1%} of {short(found.figures.macs)} multiply-adds"
-        + _at(found.shapes),
+        f"{macs:.1%} of {short(found.figures.macs)} multiply-adds" + _at(found.shapes),
     )
     for part in (heads, outputs, facts, saved):
         to.print(part)
@@ -167,8 +164,10 @@ def _origin(result: Cut, new: int) -> str:
         return f"{name} (fitted)"
     if row.plain:
         return f"{name} (was {row.template})" if row.template != new else name
-    return f"{name} (was {result.class_map.describe(new)})" if row.merged else (
-        f"{name} ({result.class_map.describe(new)})"
+    return (
+        f"{name} (was {result.class_map.describe(new)})"
+        if row.merged
+        else (f"{name} ({result.class_map.describe(new)})")
     )
 
 
@@ -248,9 +247,7 @@ def _dependence(output: OutputClasses) -> str:
     if output.kind == "detections with class ids":
         at = f"column{'s' if '-' in output.columns or ',' in output.columns else ''} {output.columns}"
         return f"its rows are detections, with class ids in {at}: {_ids(output.convention)}"
-    return {"independent": "no", "detections": "its rows are detections"}.get(
-        output.kind, output.kind
-    )
+    return {"independent": "no", "detections": "its rows are detections"}.get(output.kind, output.kind)
 
 
 def _ids(convention: str) -> str:

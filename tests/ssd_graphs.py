@@ -356,9 +356,7 @@ class _Generator:
         for value, what in outputs.items():
             shape = [batch, None, None]
             shape[what.axis] = what.width
-            model.graph.output.append(
-                helper.make_tensor_value_info(value, TensorProto.FLOAT, shape)
-            )
+            model.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, shape))
         return model
 
     # ------------------------------------------------------------------------ the network
@@ -496,8 +494,10 @@ class _Generator:
             at = np.cumsum([0, *cuts]).tolist()
             parts = [g.slice(rows, 2, a, b) for a, b in pairwise(at)]
         boxes = _Part(parts[0], (4,), 2)
-        return _Part(parts[-1], (Classes(self.all_classes),), 2), boxes, (
-            parts[1] if self.objectness else None
+        return (
+            _Part(parts[-1], (Classes(self.all_classes),), 2),
+            boxes,
+            (parts[1] if self.objectness else None),
         )
 
     def blocks(self, k: int, features: str, anchors: int) -> tuple[_Part, _Part, str | None]:
@@ -517,9 +517,7 @@ class _Generator:
 
     # ------------------------------------------------------------------------- to rows
 
-    def to_rows(
-        self, head: tuple[str, bool], pieces: Classes | int, anchors: int = 0
-    ) -> _Part:
+    def to_rows(self, head: tuple[str, bool], pieces: Classes | int, anchors: int = 0) -> _Part:
         """[N, places x anchors, columns] from a head's channels."""
         if isinstance(pieces, int):
             rows = self.reshape_rows(head, anchors, pieces, class_major=False)
@@ -714,4 +712,3 @@ class _Generator:
         value = g.add("Concat", *[v for v, _ in inside], axis=g.axis(scores.axis, 3, since=11))
         pieces = tuple(p for _, ps in inside for p in ps)
         return value, Meaning(scores.axis, pieces, scores.softmax)
-

@@ -138,9 +138,9 @@ def test_a_sound_model_keeps_every_rule(model_path: Path) -> None:
     }  # fmt: skip
     report = checked(model_path, rules, strict=True)
     assert broken(report) == {}
-    assert {r.topic.id for r in report.results if r.status == "passed"} == {
-        *catalogue.RULES
-    } - {"recipe"}
+    assert {r.topic.id for r in report.results if r.status == "passed"} == {*catalogue.RULES} - {
+        "recipe"
+    }
 
 
 def test_a_model_without_a_head_has_none(tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ def test_the_verdict_tells_how_the_cut_runs_as_deployed(model_path: Path) -> Non
     assert "as deployed on cpu" in "\n".join(verdict.lines())
 
 
-def test_a_difference_and_an_error_are_told(
-    model_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_difference_and_an_error_are_told(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, feed = load(model_path, None), synthetic(onnx.load(model_path), count=1)[0]
     exact = runtime.open_session(model_path, provider="cpu").run(feed.feed)
     moved = {name: value + (name == "scores") for name, value in exact.items()}

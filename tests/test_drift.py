@@ -136,9 +136,7 @@ def test_a_new_class_has_nothing_to_be_held_against(pictures: Path) -> None:
     assert said in str(grown.lines())
 
 
-def test_the_page_and_the_document_of_a_map(
-    pictures: Path, run_here: Callable[..., Done]
-) -> None:
+def test_the_page_and_the_document_of_a_map(pictures: Path, run_here: Callable[..., Done]) -> None:
     spec = "round=circle|ring, heart, heart, drone=new(copy star)"
     done = run_here("cut", SHAPES, "--keep", spec, "--images", pictures, "--annotations",
                     pictures / "objects.json", "--report", "r.html", "--output", "cut.onnx", "--json",

@@ -277,9 +277,7 @@ def test_sum_for_max_is_found() -> None:
         ("x=1|5", "renormalized", "sum", "--scores exact"),
     ],
 )
-def test_what_exact_scores_cannot_be(
-    spec: str, scores: Any, merge: Any, reason: str
-) -> None:
+def test_what_exact_scores_cannot_be(spec: str, scores: Any, merge: Any, reason: str) -> None:
     model = shapes()
     with pytest.raises(hc.UsageError) as caught:
         hc.cut(model, spec, scores=scores, merge=merge, validation=False, **told(model))

@@ -35,8 +35,6 @@ def test_a_weight_behind_a_quantizer_is_named_as_it_is_stored() -> None:
     tensor.CopyFrom(numpy_helper.from_array(bytes8, "bytes"))
     model.graph.initializer.append(numpy_helper.from_array(np.float32(0.02), "scale"))
     at = list(model.graph.node).index(node)
-    model.graph.node.insert(
-        at, onnx.helper.make_node("DequantizeLinear", ["bytes", "scale"], [name])
-    )
+    model.graph.node.insert(at, onnx.helper.make_node("DequantizeLinear", ["bytes", "scale"], [name]))
     head = hc.inspect(model).heads[0]
     assert (head.weight, head.dtype) == ("bytes", "int8")

@@ -247,9 +247,7 @@ def test_several_data_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("validation", [False, True])
-def test_into_another_folder_data_are_copied(
-    beside: Path, tmp_path: Path, *, validation: bool
-) -> None:
+def test_into_another_folder_data_are_copied(beside: Path, tmp_path: Path, *, validation: bool) -> None:
     to = tmp_path / "to"
     to.mkdir()
     steps: list[str] = []

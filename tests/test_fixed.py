@@ -36,9 +36,11 @@ def test_a_session_for_each_set_of_sizes() -> None:
     assert fixed.run({"x": x.T, "times": twice})["y"].shape == (3, 4)
     assert fixed.run({"x": x, "times": twice[::-1]})["y"].shape == (4, 3)
     assert model.SerializeToString() == before
-    assert [
-        [d.dim_value for d in m.graph.input[0].type.tensor_type.shape.dim] for m in opened
-    ] == [[2, 3], [3, 2], [2, 3]]
+    assert [[d.dim_value for d in m.graph.input[0].type.tensor_type.shape.dim] for m in opened] == [
+        [2, 3],
+        [3, 2],
+        [2, 3],
+    ]
     assert all([v.name for v in m.graph.input] == ["x"] for m in opened)
 
 

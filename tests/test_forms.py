@@ -73,7 +73,9 @@ def without_boxes(model: onnx.ModelProto) -> None:
     ],
 )
 def test_what_differs_is_said(
-    change: Callable[[onnx.ModelProto], None], said: str, advised: bool  # noqa: FBT001
+    change: Callable[[onnx.ModelProto], None],
+    said: str,
+    advised: bool,  # noqa: FBT001
 ) -> None:
     model = tiny()
     cut = hc.cut(model, KEEP, validation=False).model

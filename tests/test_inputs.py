@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 FLOAT_IMAGE = "float[1,3,8,6] x"
 CONSTANT = "c = Constant <value = float"
 QUANTIZE = (
-    f"{CONSTANT} {{0.0078125}}> () z = Constant <value = uint8 {{128}}> ()"
-    " y = QuantizeLinear(x, c, z)"
+    f"{CONSTANT} {{0.0078125}}> () z = Constant <value = uint8 {{128}}> () y = QuantizeLinear(x, c, z)"
 )
 
 
@@ -250,9 +249,7 @@ def picture(path: Path, colour: tuple[int, int, int] = (200, 100, 50), **save: A
 
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"int8"}))
 @pytest.mark.parametrize("layout", ["1,3,6,12", "1,6,12,3"])
-def test_a_picture_of_one_colour_shows_the_arithmetic(
-    preset: str, layout: str, tmp_path: Path
-) -> None:
+def test_a_picture_of_one_colour_shows_the_arithmetic(preset: str, layout: str, tmp_path: Path) -> None:
     chosen = parse(preset)
     (named,) = from_images([picture(tmp_path / "a.png")], graph(f"float[{layout}] x"), chosen)
     x = named.feed["x"].transpose(0, 2, 3, 1) if layout == "1,3,6,12" else named.feed["x"]
@@ -296,9 +293,7 @@ def test_orientation_is_applied_and_sizes_are_those_of_the_upright_picture(tmp_p
     exif[0x0112] = 6  # turn by a quarter
     path = picture(tmp_path / "a.png", exif=exif)
     sizes = "int64[N,2] orig_target_sizes, float[N,2] im_shape, float[N,2] scale_factor"
-    feed = from_images([path], graph(f"uint8[N,H,W,3] x, {sizes}"), parse("uint8;size=3x24"))[
-        0
-    ].feed
+    feed = from_images([path], graph(f"uint8[N,H,W,3] x, {sizes}"), parse("uint8;size=3x24"))[0].feed
     assert feed["x"].shape == (1, 24, 3, 3)
     assert feed["orig_target_sizes"].tolist() == [[6, 12]]
     assert feed["im_shape"].tolist() == [[24, 3]]

@@ -651,9 +651,7 @@ def test_a_box_for_each_class_is_cut_with_its_score(
     assert result.verdict.status == "passed", result.verdict.reasons
     picture = {"picture": np.random.default_rng(0).normal(size=(1, 3, 6, 6)).astype(np.float32)}
     wanted = keep, [4 * k + c for k in keep for c in range(4)]
-    for old, new, columns in zip(
-        run(model, picture), run(result.model, picture), wanted, strict=True
-    ):
+    for old, new, columns in zip(run(model, picture), run(result.model, picture), wanted, strict=True):
         np.testing.assert_allclose(new, old[:, columns], rtol=1e-5, atol=1e-6)
     with pytest.raises(hc.UsageError, match="box of its own"):
         hc.cut(model, "a=0|1,2", scores=how, provider="cpu", **told)

@@ -256,9 +256,7 @@ def test_gathering_one_class(index: int, scalar: bool) -> None:  # noqa: FBT001 
         assert check(op, 1, order) == (index % CLASSES in order)
 
 
-@pytest.mark.parametrize(
-    "picked", [[0, 1], [3, 1, 2], [-1, 0], [5, 4, 3, 2, 1, 0], [1, 1, 2]], ids=str
-)
+@pytest.mark.parametrize("picked", [[0, 1], [3, 1, 2], [-1, 0], [5, 4, 3, 2, 1, 0], [1, 1, 2]], ids=str)
 def test_gathering_several_classes(picked: list[int]) -> None:
     for place, order in itertools.product(range(3), ORDERS):
         check(Op("Gather", (picked,), {"axis": place}), place, order)

@@ -394,9 +394,7 @@ def tflite() -> onnx.ModelProto:
         values |= {f"{p}_z": np.zeros(n, np.int8), f"{p}_y": np.zeros(n, np.int32),
                    f"{p}_to": np.array([1, -1, n // 2])}  # fmt: skip
     model = parser.parse_model(TFLITE % text)
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()
-    )
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), k) for k, v in values.items())
     return model
 
 
@@ -482,9 +480,7 @@ def test_a_quantized_detector_is_cut_and_validated(
 
 @pytest.mark.parametrize("style", ["QDQ", "QOperator"])
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
-def test_what_onnxruntime_makes_of_a_quantized_detector(
-    style: str, level: str, tmp_path: Path
-) -> None:
+def test_what_onnxruntime_makes_of_a_quantized_detector(style: str, level: str, tmp_path: Path) -> None:
     """QLinearConv of onnxruntime's own with channels last, QLinearConcat, QLinearSoftmax, …"""
     model = optimised(quantized("softmax", style), level, tmp_path)
     result = hc.cut(model, KEEP, labels=COLUMNS, provider="cpu")

@@ -253,14 +253,18 @@ def test_a_feed_that_does_not_fit(feed: dict[str, np.ndarray]) -> None:
         ),
         ("", "Exception"),
         (
-            ("[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: "
-            "/o/ov/basic_backend.cc:136 ov::Backend::Backend(std::unique_ptr<P>&, T&) "
-            "/o/ov/ov_interface.cc:28 auto ov::Boundary(Func&&, Args&& ...) "
-            "[with bool typed = false; Args = {const s<char, t<char> >&}; F = b<char, c<char> >] "
-            "[OpenVINO-EP] Exception while Loading Network: Exception from src/core.cpp:114:\n"
-            "Check 'dims' failed at src/nms.cpp:116:\nNMS has unsupported input\n\n"),
-            ("Exception during initialization: [OpenVINO-EP] Exception while Loading Network: Check"
-            " 'dims' failed at src/nms.cpp:116: NMS has unsupported input"),
+            (
+                "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: "
+                "/o/ov/basic_backend.cc:136 ov::Backend::Backend(std::unique_ptr<P>&, T&) "
+                "/o/ov/ov_interface.cc:28 auto ov::Boundary(Func&&, Args&& ...) "
+                "[with bool typed = false; Args = {const s<char, t<char> >&}; F = b<char, c<char> >] "
+                "[OpenVINO-EP] Exception while Loading Network: Exception from src/core.cpp:114:\n"
+                "Check 'dims' failed at src/nms.cpp:116:\nNMS has unsupported input\n\n"
+            ),
+            (
+                "Exception during initialization: [OpenVINO-EP] Exception while Loading Network: Check"
+                " 'dims' failed at src/nms.cpp:116: NMS has unsupported input"
+            ),
         ),
     ],
 )
@@ -295,15 +299,11 @@ def test_the_diagnosis_names_versions_and_every_provider(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     findings = diagnose()
-    assert {"onnxruntime", "providers in this build", "cuda", "cpu"} <= {
-        f.subject for f in findings
-    }
+    assert {"onnxruntime", "providers in this build", "cuda", "cpu"} <= {f.subject for f in findings}
     assert [f.level for f in findings if f.subject == "cpu"] == ["ok"]
     cuda = [f.level for f in findings if f.subject == "cuda"]
     assert cuda == ["ok"] if cuda_works() else cuda[0] in ("warning", "note")
-    assert all(
-        f.advice for f in findings if f.level in ("warning", "error") and f.subject != "cuda"
-    )
+    assert all(f.advice for f in findings if f.level in ("warning", "error") and f.subject != "cuda")
     assert capfd.readouterr() == ("", "")
 
 

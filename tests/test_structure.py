@@ -215,9 +215,7 @@ def test_external_data_in_another_folder(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         paths.append(tmp_path / name / "model.onnx")
-        onnx.save(
-            original(), paths[-1], save_as_external_data=True, location="data", size_threshold=0
-        )
+        onnx.save(original(), paths[-1], save_as_external_data=True, location="data", size_threshold=0)
     models = [onnx.load(path, load_external_data=False) for path in paths]
     folders = {"original_dir": paths[0].parent, "cut_dir": paths[1].parent}
     assert structural(*models, Claims(), **folders)

@@ -95,8 +95,7 @@ class Tiny:
             lines += _NMS_LINES + (_SLOT_LINES if self.fixed_slots else _ALL_LINES)
             if self.table is not None:
                 lines = [
-                    "labels64 = Gather(table, index)" if x.startswith("labels64") else x
-                    for x in lines
+                    "labels64 = Gather(table, index)" if x.startswith("labels64") else x for x in lines
                 ]
         return "\n".join(lines) + "\n"
 

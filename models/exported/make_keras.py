@@ -3,7 +3,6 @@
 make_keras.py [NAME PART ...]   makes all pairs, or those with a part in their name
 """
 
-
 from __future__ import annotations
 
 import os
@@ -41,9 +40,7 @@ class L2Normalization(layers.Layer):
 
     def build(self, shape: Any) -> None:
         """One factor for each channel."""
-        self.gamma = self.add_weight(
-            "gamma", (shape[-1],), initializer=keras.initializers.Constant(20)
-        )
+        self.gamma = self.add_weight("gamma", (shape[-1],), initializer=keras.initializers.Constant(20))
 
     def call(self, x: Any) -> Any:
         """Normalize over channels."""
@@ -164,9 +161,7 @@ class DecodeDetections(layers.Layer):
             kept, kept_boxes = tf.boolean_mask(scores, above), tf.boolean_mask(boxes, above)
             best = tf.image.non_max_suppression(kept_boxes, kept, self.most, self.iou)
             label = tf.fill([tf.shape(best)[0], 1], tf.cast(index, tf.float32))
-            return tf.concat(
-                [label, tf.gather(kept, best)[:, None], tf.gather(kept_boxes, best)], 1
-            )
+            return tf.concat([label, tf.gather(kept, best)[:, None], tf.gather(kept_boxes, best)], 1)
 
         found = tf.cond(tf.reduce_any(above), some, lambda: tf.zeros((1, 6)))
         padded = tf.pad(found, [[0, self.most - tf.shape(found)[0]], [0, 0]])
@@ -364,9 +359,7 @@ def main() -> None:
             for kind in ("many", "native"):
                 step_of(__file__, "--export", name, kind, temporary)
             combined = "combined" in name
-            labels: Labels = (
-                {"output": 2, "column": None} if combined else {"output": 0, "column": 0}
-            )
+            labels: Labels = {"output": 2, "column": None} if combined else {"output": 0, "column": 0}
             pair = Pair(
                 name=name,
                 architecture="SSD300 with VGG16, as in ssd_keras",
@@ -378,9 +371,7 @@ def main() -> None:
                 background=0,
                 activation="softmax",
                 keep=KEEP_81,
-                inputs=[
-                    {"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}
-                ],
+                inputs=[{"name": "images", "shape": [batch or 2, SIDE, SIDE, 3], "dtype": "float32"}],
                 scores=[] if decoder else [{"output": 0, "axis": 2, "anchors": 0, "first": 0}],
                 labels=labels if decoder else None,
                 args=[],

@@ -48,9 +48,7 @@ class Mlperf(nn.Module):
         self.backbone, self.classes = Pyramid(), classes
         self.loc = nn.ModuleList(nn.Conv2d(64, a * 4, 3, padding=1) for a in self.anchors)
         self.conf = nn.ModuleList(nn.Conv2d(64, a * classes, 3, padding=1) for a in self.anchors)
-        count = sum(
-            a * (SIDE // s) ** 2 for a, s in zip(self.anchors, (8, 16, 32, 64), strict=True)
-        )
+        count = sum(a * (SIDE // s) ** 2 for a, s in zip(self.anchors, (8, 16, 32, 64), strict=True))
         generator = torch.Generator().manual_seed(1)
         self.register_buffer("boxes", torch.rand(1, count, 4, generator=generator) * 0.3 + 0.2)
 
@@ -185,9 +183,7 @@ SPECS = [
     ),
     Spec("detr_logits_ts17", Detr, 17, note="background last"),
     Spec("detr_logits_dynamo20", Detr, 20, dynamo=True, note="background last"),
-    Spec(
-        "detr_labels_ts13", Detr, 13, wrap=True, note="background last, dropped after the softmax"
-    ),
+    Spec("detr_labels_ts13", Detr, 13, wrap=True, note="background last, dropped after the softmax"),
 ]
 CLASSES = {Mlperf: 81, EfficientDet: 90, Detr: 92}
 KEEP = {Mlperf: KEEP_81, EfficientDet: [k - 1 for k in KEEP_91], Detr: KEEP_91}
@@ -234,9 +230,7 @@ def make(spec: Spec) -> None:
         if spec.dynamo:
             graphs.append(torching.dynamo(whole.eval(), (images,), spec.opset, outputs))
         else:
-            graphs.append(
-                torching.torchscript(whole.eval(), (images,), spec.opset, outputs, dynamic)
-            )
+            graphs.append(torching.torchscript(whole.eval(), (images,), spec.opset, outputs, dynamic))
     inside = spec.wrap or spec.net is Mlperf
     activation = "sigmoid" if spec.net is EfficientDet else "softmax"
     args = ["--background", "last"] if spec.net is Detr else []

@@ -6,7 +6,6 @@ Sigmoid scores of 91 columns, the background sliced off; for every class a thres
 and a constant that is its label; then the best hundred of all, labels counted from one.
 """
 
-
 from __future__ import annotations
 
 import os

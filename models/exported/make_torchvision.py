@@ -144,9 +144,7 @@ def make_raw(spec: Raw) -> None:
                 {o: {0: "batch", 1: "anchors"} if spec.size else {0: "batch"} for o in outputs}
             )
             graphs.append(
-                torching.torchscript(
-                    heads, (images,), spec.opset, outputs, dynamic if names else None
-                )
+                torching.torchscript(heads, (images,), spec.opset, outputs, dynamic if names else None)
             )
     add(
         Pair(

@@ -5,7 +5,6 @@ make_yolo.py [NAME PART ...]   makes all pairs, or those with a part in their na
 The backbones are tiny; the heads and what follows them are laid out as the real exports are.
 """
 
-
 from __future__ import annotations
 
 import itertools
@@ -444,9 +443,7 @@ def make(spec: Spec) -> None:
         keep=KEEP_80,
         inputs=[{"name": "images", "shape": list(images.shape), "dtype": "float32"}],
         scores=[SCORES[spec.net]] if spec.wrap is None else [],
-        labels={"output": len(spec.outputs) - 1, "column": COLUMN[spec.wrap]}
-        if spec.wrap
-        else None,
+        labels={"output": len(spec.outputs) - 1, "column": COLUMN[spec.wrap]} if spec.wrap else None,
         args=[],
         note=spec.note,
     )

@@ -44,9 +44,7 @@ def add(pair: Pair, many: ModelProto, native: ModelProto) -> None:
         path = HERE / f"{pair['name']}.{kind}.onnx.gz"
         skeleton.save(graph, path)
         size = path.stat().st_size
-        print(
-            f"   {kind}: {len(graph.graph.node)} nodes, {size / 1000:.0f} kB", "BIG" * (size > BIG)
-        )
+        print(f"   {kind}: {len(graph.graph.node)} nodes, {size / 1000:.0f} kB", "BIG" * (size > BIG))
     check(pair)
     listed = [p for p in skeleton.pairs() if p["name"] != pair["name"]] if LIST.exists() else []
     listed = sorted([*listed, pair], key=lambda p: p["name"])
@@ -74,9 +72,7 @@ def check(pair: Pair) -> None:
         if (column := pair["labels"]["column"]) is not None:
             labels = labels[..., column]
         found, count = np.unique(labels, return_counts=True)
-        print(
-            f"   {kind}: {count.sum()} rows of {len(found)} classes, at most {count.max()} of one"
-        )
+        print(f"   {kind}: {count.sum()} rows of {len(found)} classes, at most {count.max()} of one")
         assert len(found) > 1, "only one class is found"
 
 

@@ -147,9 +147,7 @@ def _panel(seed: int, found: Detections, names: Sequence[str]) -> Image.Image:
     return panel
 
 
-def _label(
-    draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str
-) -> None:
+def _label(draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str) -> None:
     """Write a tag above a box's corner, or inside where there is no room above."""
     font = ImageFont.load_default(15)
     width, height = draw.textlength(text, font) + 8, 19

@@ -41,10 +41,7 @@ def _regular(sides: int, phase: float, *radii: float) -> Distance:
     turns = 2 * math.pi * (np.arange(sides) + phase) / sides
     lengths = np.resize(radii or (1.0,), sides)
     return _polygon(
-        *(
-            (float(r * np.sin(t)), float(-r * np.cos(t)))
-            for r, t in zip(lengths, turns, strict=True)
-        )
+        *((float(r * np.sin(t)), float(-r * np.cos(t))) for r, t in zip(lengths, turns, strict=True))
     )
 
 
@@ -210,9 +207,7 @@ def _apart(box: Floats, others: list[Floats]) -> bool:
     return True
 
 
-def picture(
-    seed: int, size: int = 128
-) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.int64]]:
+def picture(seed: int, size: int = 128) -> tuple[npt.NDArray[np.uint8], Floats, npt.NDArray[np.int64]]:
     """One picture with one to four shapes.
 
     Returns the image uint8 [size,size,3] in RGB, the boxes float32 [n,4] as x0,y0,x1,y1 in

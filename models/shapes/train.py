@@ -122,9 +122,7 @@ class SSD(nn.Module):
         """Map images to logits and offsets."""
         scores, offsets = [], []
         x = self.stem(x)
-        for stage, cls_head, box_head in zip(
-            self.stages, self.cls_heads, self.box_heads, strict=True
-        ):
+        for stage, cls_head, box_head in zip(self.stages, self.cls_heads, self.box_heads, strict=True):
             x = stage(x)
             cls, box = cls_head(x), box_head(x)
             scores.append(cls.permute(0, 2, 3, 1).reshape(cls.shape[0], -1, self.classes))
@@ -240,9 +238,7 @@ def train(count: int, epochs: int, batch: int = 16, rate: float = 3e-3, seed: in
             optimizer.step()
             schedule.step()
             total += float(value.detach())
-        print(
-            f"epoch {epoch + 1}: loss {total / steps:.3f}, {time.time() - start:.0f} s", flush=True
-        )
+        print(f"epoch {epoch + 1}: loss {total / steps:.3f}, {time.time() - start:.0f} s", flush=True)
     return model.eval()
 
 

@@ -177,8 +177,7 @@ def bench(
         np.savez(folder / "feed.npz", **arrays)
         progress("opening both models")
         models = [
-            stack.enter_context(_Model(path, folder / "feed.npz", settings))
-            for path in (original, cut)
+            stack.enter_context(_Model(path, folder / "feed.npz", settings)) for path in (original, cut)
         ]
         _run_in_turn(models, settings, progress)
         batch = max((a.shape[0] for a in feed.feed.values() if a.ndim == 4), default=1)

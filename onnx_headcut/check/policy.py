@@ -89,8 +89,7 @@ def _choose(rule: Rule, table: dict[str, Any] | None, name: str) -> Chosen | Non
 def _values(table: dict[str, Any], parameters: tuple[Parameter, ...], where: str) -> dict[str, Any]:
     toml.demand_known(table, [*(p.name for p in parameters), "severity"], where, "key")
     return {
-        p.name: _value(p, table[p.name], where) if p.name in table else p.default
-        for p in parameters
+        p.name: _value(p, table[p.name], where) if p.name in table else p.default for p in parameters
     }
 
 

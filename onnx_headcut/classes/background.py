@@ -302,8 +302,7 @@ def _mismatch(names: Names, count: int, claim: _Claim | None = None) -> UsageErr
         preset
         for preset, entries in PRESETS.items()
         if any(
-            _place(Names(entries, preset), count, column) is not None
-            for column in (0, count - 1, None)
+            _place(Names(entries, preset), count, column) is not None for column in (0, count - 1, None)
         )
     ]
     return UsageError(

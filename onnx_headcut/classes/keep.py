@@ -200,7 +200,8 @@ class _Reader:
                     f"{name} (column {column}) is kept as {entry.item} and is also a member of "
                     f"{merged[column].item}",
                     advice=f"Say so, if it is meant: {said}={said} keeps it beside the merge."
-                    if entry.alone else "Say so, if it is meant: NAME=NAME keeps it beside the merge.",
+                    if entry.alone
+                    else "Say so, if it is meant: NAME=NAME keeps it beside the merge.",
                 )
         self._check_names()
 
@@ -265,7 +266,8 @@ class _Reader:
         for at, number, item in reversed(self.draws):
             if not 0 < number <= len(left):
                 raise UsageError(
-                    f"{item}: there are {len(left)} classes to draw from" if number
+                    f"{item}: there are {len(left)} classes to draw from"
+                    if number
                     else f"{item} draws no class",
                     advice="The background and the classes named beside it are not drawn.",
                 )

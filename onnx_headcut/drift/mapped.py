@@ -46,9 +46,7 @@ def columns_of(class_map: ClassMap, classes: Classes, names: Sequence[str | None
         members = () if row.new else row.members
         name = (names[j] if j < len(names) else None) or row.name or classes.name(row.template)
         called = {name, *(classes.name(c) for c in members)}
-        found.append(
-            Column(j, row.template, name, members, frozenset(n.casefold() for n in called))
-        )
+        found.append(Column(j, row.template, name, members, frozenset(n.casefold() for n in called)))
     return found
 
 

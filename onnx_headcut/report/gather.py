@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str], None]
 
+
 @dataclass(frozen=True)
 class Wish:
     """What is to be measured: drift on ``images`` (``how`` they are fed), and the speed."""

@@ -81,9 +81,7 @@ def _line(left: tuple[int, int], y0: float, right: tuple[int, int], y1: float) -
     return h("path", d=d, fill="none", stroke="var(--line)", stroke_width="1.5")
 
 
-def _box(
-    column: tuple[int, int], y: float, words: tuple[str, str], *, changed: bool
-) -> Markup:
+def _box(column: tuple[int, int], y: float, words: tuple[str, str], *, changed: bool) -> Markup:
     x, width = column
     edge = "var(--accent)" if changed else "var(--line)"
     rect = h("rect", x=x + 1, y=f"{y - _TALL / 2:.1f}", width=width - 2, height=_TALL, rx="5",

@@ -202,8 +202,12 @@ def _drift(m: Material) -> Markup | None:
             h("li", f"{d.output}: scores move by up to {d.max_change:.3g}"
               + (f"; {d.words}" if d.words else "")) for d in moved
         ]  # fmt: skip
-        return _section("Drift", words, h("ul", *items),
-                        h("p", "Give pictures to see more of it: --images.", class_="faint"))
+        return _section(
+            "Drift",
+            words,
+            h("ul", *items),
+            h("p", "Give pictures to see more of it: --images.", class_="faint"),
+        )
     d = m.drift
     head = ("class", "before", "after", "matched", "moved", "gained", "on dropped objects", "lost",
             "score change", "AP50 before", "AP50 after")  # fmt: skip
@@ -277,8 +281,12 @@ def _speed(m: Material) -> Markup | None:
     words = f"{b.line}, in {runs}."
     head = ("model", "", "median", "best", "10 % to 90 %", "pictures a second", "peak memory",
             "on the device")  # fmt: skip
-    return _section("Speed", h("p", words), table("Latency", head, rows, numbers_from=2),
-                    table("Time by stage", ("stage", "original", "cut"), parts) if parts else None)
+    return _section(
+        "Speed",
+        h("p", words),
+        table("Latency", head, rows, numbers_from=2),
+        table("Time by stage", ("stage", "original", "cut"), parts) if parts else None,
+    )
 
 
 def _plan(m: Material) -> Markup:

@@ -168,9 +168,7 @@ def _stride(ids: Ints) -> int:
     return int(change[0]) + 1 if change.size else len(ids)
 
 
-def affine(
-    scope: Scope, name: str, count: Factors | None, edits: list[ed.Edit]
-) -> dict[str, Factors]:
+def affine(scope: Scope, name: str, count: Factors | None, edits: list[ed.Edit]) -> dict[str, Factors]:
     """``name`` as a sum of tensors times factors, each factor before and after the cut.
 
     A stored factor that is ``count[0]`` becomes ``count[1]``, by an edit, where nothing else is made
@@ -385,9 +383,7 @@ def rows_for(new: Ints, old: Ints) -> Ints | None:
     return np.where(rows < 0, np.arange(len(rows)), rows)
 
 
-def renumber(
-    view: View, index: Lookup, stored: Array, sliced: Array, option: Option
-) -> Array | None:
+def renumber(view: View, index: Lookup, stored: Array, sliced: Array, option: Option) -> Array | None:
     """The table with new class ids, where it holds class ids (column + offset) at all."""
     lookup = Lookup(index.ids, index.take, stored.reshape(-1)[index.old.astype(np.int64)], (), "")
     offset = offset_of(lookup)

@@ -37,8 +37,10 @@ def rounded(view: View) -> Outcome:
 
 def _rounded(view: View, lookup: Lookup) -> Lookup:
     scale = view.old[1].value
-    if scale is None or scale.size != 1 or any(
-        f.value is None for n, f in zip(view.node.input[2:], view.old[2:], strict=True) if n
+    if (
+        scale is None
+        or scale.size != 1
+        or any(f.value is None for n, f in zip(view.node.input[2:], view.old[2:], strict=True) if n)
     ):
         view.refuse("it rounds class numbers by scales that are not one stored number")
     options = tuple(replace(o, new=_run(view, o.new)) for o in lookup.options)

@@ -220,9 +220,7 @@ def _with_ranges(data: bytes, graph: wire.Field) -> list[Chunk]:
         before, after = _split(without_note(tensor).SerializeToString(), note[1])
         head = wire.header(note[1], note[0].length)
         length = len(before) + len(head) + note[0].length + len(after)
-        result.append(
-            data[done : field.start] + wire.header(INITIALIZER, length) + before + head
-        )
+        result.append(data[done : field.start] + wire.header(INITIALIZER, length) + before + head)
         result += [note[0], after]
         done = field.end
     return [*result, data[done : graph.end]]

@@ -311,15 +311,11 @@ def forgive_ties(group: Group, found: Match, expected: Floats, got: Floats) -> M
     missing, extra = expected[list(found.missing)], got[list(found.extra)]
     others = [c for c in range(expected.shape[1]) if c not in group.labels]
     same = (missing[:, None, others] == extra[None, :, others]).all(-1).any()
-    tied = any(
-        (np.concatenate([missing, extra])[:, c] == expected[:, c].min()).all() for c in others
-    )
+    tied = any((np.concatenate([missing, extra])[:, c] == expected[:, c].min()).all() for c in others)
     return replace(found, missing=(), extra=()) if tied and not same else found
 
 
-def forgive_last(
-    group: Group, found: Match, expected: Floats, got: Floats, allowed: Floats
-) -> Match:
+def forgive_last(group: Group, found: Match, expected: Floats, got: Floats, allowed: Floats) -> Match:
     """Leave out unmatched rows whose score is that of the last slot, but for rounding.
 
     Where slots are few, rounding decides which of two such rows takes the last one. A row that

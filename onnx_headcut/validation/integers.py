@@ -88,9 +88,7 @@ class Integers:
             self.constants[name] = numpy_helper.from_array(value, name)
         return names
 
-    def site_nodes(
-        self, index: int, site: Site, scores: Array, raw: str
-    ) -> list[onnx.NodeProto]:
+    def site_nodes(self, index: int, site: Site, scores: Array, raw: str) -> list[onnx.NodeProto]:
         """Change the integers ``raw`` as what they stand for, and give ``site.value``.
 
         Raises GraphRefused for floats of 8 bits.

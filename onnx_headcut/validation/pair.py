@@ -338,9 +338,7 @@ class Pair:
         scores = self._scores({})
         values: Values = {}
         for _ in range(len(self.original.flow.nested) + 1):
-            made, gain = self.chunk.written(
-                self.original.sites, scores, self.cut.sites, cut_scores
-            )
+            made, gain = self.chunk.written(self.original.sites, scores, self.cut.sites, cut_scores)
             own = [site.value not in self.derived for site in self.original.sites]
             summed = [p + m if o else p for p, m, o in zip(patterns, made, own, strict=True)]
             total, kept = self._mask(summed, gain)
@@ -414,7 +412,6 @@ class Pair:
             masked=self.never if self.columns.extra else None,
         )
         return before, after
-
 
     def singled(self, name: str) -> tuple[probe.Meaning | None, probe.Meaning | None]:
         """Probe both models for the places of classes in an output that says the best one's."""

@@ -86,9 +86,7 @@ PRESETS: dict[str, Preprocess] = {
     "yolo": _YOLO,
     "ultralytics": _YOLO,
     "yolox": Preprocess("yolox", order="bgr", resize="letterbox", pad=114, align="topleft"),
-    "nanodet": Preprocess(
-        "nanodet", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), order="bgr"
-    ),
+    "nanodet": Preprocess("nanodet", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), order="bgr"),
     "detr": replace(_IMAGENET, name="detr"),
     "rtdetr": replace(_UNIT, name="rtdetr"),
     "ssd_mobilenet": replace(_TF, name="ssd_mobilenet", raw_if_integer=True),
@@ -190,9 +188,7 @@ def _preset(name: str) -> Preprocess:
 def _setting(part: str) -> dict[str, Any]:
     key, _, value = (piece.strip().lower() for piece in part.partition("="))
     if key not in _KEYS:
-        raise UsageError(
-            f"preprocessing has no {key!r}{_nearest(key, list(_KEYS))}", advice=_known()
-        )
+        raise UsageError(f"preprocessing has no {key!r}{_nearest(key, list(_KEYS))}", advice=_known())
     try:
         return _KEYS[key](value)
     except (ValueError, ZeroDivisionError, TypeError) as error:
@@ -298,9 +294,7 @@ def _check(image: ImageInput, chosen: Preprocess) -> None:
         )
     for key, values in (("mean", chosen.mean), ("std", chosen.std)):
         if len(values) not in (1, channels):
-            raise UsageError(
-                f"{key} has {len(values)} values, input {spec.text} {channels} channels"
-            )
+            raise UsageError(f"{key} has {len(values)} values, input {spec.text} {channels} channels")
     if chosen.dtype and np.dtype(chosen.dtype) != spec.dtype:
         raise UsageError(f"dtype={chosen.dtype} does not fit input {spec.text}")
     ends = _arithmetic(np.array([[[0.0] * channels, [255.0] * channels]]), chosen)
@@ -321,9 +315,7 @@ def _target(image: ImageInput, chosen: Preprocess, original: tuple[int, int]) ->
     if chosen.size is not None:
         given_width, given_height = chosen.size
         if width not in (None, given_width) or height not in (None, given_height):
-            raise UsageError(
-                f"size={given_width}x{given_height} does not fit input {image.spec.text}"
-            )
+            raise UsageError(f"size={given_width}x{given_height} does not fit input {image.spec.text}")
         return chosen.size
     if chosen.resize == "none":
         return original

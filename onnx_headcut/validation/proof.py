@@ -187,9 +187,7 @@ class _Proof:
         self.layout: Layout | None = None
         self.deployed: Deployed | None = None
 
-    def check_declared(
-        self, sites: Sequence[Site], cut_sites: Sequence[Site]
-    ) -> Sequence[Site]:
+    def check_declared(self, sites: Sequence[Site], cut_sites: Sequence[Site]) -> Sequence[Site]:
         """Hold names of inputs and outputs, and the labels of the sites, against each other.
 
         Returns the cut's sites; those of a class map with labels that tell all its columns apart.

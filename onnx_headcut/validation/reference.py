@@ -408,9 +408,7 @@ def tail(
     used = {name for node in copy.graph.node for name in uses(node)}
     copy.graph.initializer.extend(t for t in graph.initializer if t.name in used)
     copy.graph.initializer.extend(integers.constants.values())
-    copy.graph.sparse_initializer.extend(
-        t for t in graph.sparse_initializer if t.values.name in used
-    )
+    copy.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in used)
     outputs = [value.name for value in graph.output if value.name in what.reached]
     outputs += [raw_name(site.value) for site in sites if site.value in what.nested]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -445,8 +443,7 @@ def _site_nodes(index: int, site: Site, scores: Array) -> list[onnx.NodeProto]:
     nodes: list[onnx.NodeProto] = []
     if elem_type != TensorProto.FLOAT:
         nodes += [
-            helper.make_node("Cast", [name], [f"{name}/cast"], to=elem_type)
-            for name in (multiply, add)
+            helper.make_node("Cast", [name], [f"{name}/cast"], to=elem_type) for name in (multiply, add)
         ]
         multiply, add = f"{multiply}/cast", f"{add}/cast"
     nodes.append(helper.make_node("Mul", [raw_name(site.value), multiply], [product]))

@@ -348,9 +348,7 @@ class Sets:
             self.ledger.add(run, name, "count", difference(a, b, tolerance))
 
 
-def _forgive(
-    group: d.Group, found: d.Match, expected: Floats, got: Floats, limit: float
-) -> d.Match:
+def _forgive(group: d.Group, found: d.Match, expected: Floats, got: Floats, limit: float) -> d.Match:
     """Leave out unmatched rows right at the limit, where rounding decides who is above."""
     if group.score is None:
         return found

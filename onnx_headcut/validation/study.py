@@ -121,8 +121,10 @@ class Learner:
         for group in groups:
             # with scores of all classes in a row, no row is empty, and none is of one class
             wide = self.pair.narrowed.keys() & set(group.outputs)
-            score = None if wide or not scored else d.score_column(
-                group, d.all_rows(group, weak), d.all_rows(group, strong)
+            score = (
+                None
+                if wide or not scored
+                else d.score_column(group, d.all_rows(group, weak), d.all_rows(group, strong))
             )
             found = replace(group, score=score)
             labels = _labels(found, quiet, alone | others, low=exciter.low)

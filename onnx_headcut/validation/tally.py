@@ -359,9 +359,7 @@ class Layout:
         found = _Dense(site.axis % expected.ndim, tuple(take), tuple(ids))
         self._compare_one(run, site.value, "scores", found, expected, got, same=site.exact)
 
-    def compare(
-        self, run: str, reference: Values, got: Values, steps: float | None = None
-    ) -> None:
+    def compare(self, run: str, reference: Values, got: Values, steps: float | None = None) -> None:
         """Compare all outputs but sets of rows, position by position."""
         usual = self.steps
         self.steps = usual if steps is None else steps

@@ -84,9 +84,7 @@ def _is(node: onnx.NodeProto, op: str) -> bool:
     return node.op_type == op and node.domain in _DOMAINS
 
 
-def _step(
-    node: onnx.NodeProto, known: dict[str, onnx.TensorProto]
-) -> tuple[Array, Array] | None:
+def _step(node: onnx.NodeProto, known: dict[str, onnx.TensorProto]) -> tuple[Array, Array] | None:
     """Scale and zero point, in the scale's type; None where they are not one number each."""
     tensors = [known.get(name) for name in node.input[1:3] if name]
     if not tensors or any(t is None or int(np.prod(t.dims)) != 1 for t in tensors):

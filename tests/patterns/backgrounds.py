@@ -9,6 +9,7 @@ from patterns.frame import Pattern, front, graph, pattern
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
 def dense(output: str, body: str, ids: Sequence[int], **known: Any) -> Pattern:
     """Boxes and a tensor [1, n, classes] made from logits by ``body``."""
     weights, start, heads = front()

@@ -9,6 +9,7 @@ from patterns.frame import CLASSES, Head, Pattern, front, graph, pattern
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+
 def layout(
     weights: str, body: str, head: Head, axis: int, ids: Sequence[int], scores: str, **known: Any
 ) -> Pattern:
