@@ -8,7 +8,8 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from itertools import cycle
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnx import helper, numpy_helper, parser
 from onnx_headcut import cli, console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -27,6 +28,15 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 LONG = bool(os.environ.get("HEADCUT_LONG_TESTS"))
 """More of what is drawn by number, and big models run as well: `make test-long`."""
+
+
+def dealt(names: Iterable[str], kinds: Iterable[Any], each: int = 1) -> list[tuple[str, Any]]:
+    """Every name with every kind; by default with ``each`` of them, dealt out in turn."""
+    known = [*kinds]
+    each = len(known) if LONG else each
+    turns = cycle(known)
+    return [(name, next(turns)) for name in names for _ in range(each)]
+
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)

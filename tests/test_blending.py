@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from conftest import from_text
+from conftest import dealt, from_text
 from exported import load_pair
 from onnx import numpy_helper
 
@@ -140,8 +140,7 @@ g (float[1,8,4,4] x) => (float[1,{cells},6] scores, float[1,16,4] boxes)
 """)
 
 
-@pytest.mark.parametrize("spec", MAPS)
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(("name", "spec"), dealt(HEADS, MAPS, 3))
 def test_a_map_in_any_storage(name: str, spec: str) -> None:
     model = model_of(name)
     result = hc.cut(model, spec, background="first", provider="cpu")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from conftest import run_cli, tiny
+from conftest import dealt, run_cli, tiny
 from onnx import TensorProto, numpy_helper
 from patterns import PATTERNS, REFUSED
 
@@ -500,8 +500,7 @@ def state(target: Path) -> tuple[dict[str, bytes] | None, list[Path]]:
 
 @linux
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("who", ["process", "group", "heir", "both"])
-@pytest.mark.parametrize("step", [0, 1, 2])
+@pytest.mark.parametrize(("who", "step"), dealt(["process", "group", "heir", "both"], [0, 1, 2], 2))
 def test_killed_between_data_and_model(
     beside: Path, tmp_path: Path, target: Path, in_fork: Callable[[str], int],
     step: int, who: str, *, old: bool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from conftest import dealt
 from onnx import numpy_helper
 from patterns import PATTERNS, changed
 from test_patterns import CUT
@@ -32,10 +33,8 @@ def specs(name: str) -> dict[str, list[int | str]]:
     }
 
 
-KINDS = [
-    (name, kind)
-    for name in CUT
-    for kind in (*(("repeated", "merged and new") if name in REFUSED else ("all three",)), "grown")
+KINDS = dealt([name for name in CUT if name not in REFUSED], ["all three", "grown"]) + [
+    (name, kind) for name in REFUSED for kind in ("repeated", "merged and new", "grown")
 ]
 """What one cut can hold is proved by one."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from conftest import dealt
 from exported import unmatched
 from patterns import GATHER, PATTERNS, REFUSED, Pattern, branches, pictures, run
 
@@ -28,8 +29,7 @@ SUBSETS: dict[str, Callable[[list[int]], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("subset", SUBSETS)
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize(("name", "subset"), dealt(CUT, SUBSETS))
 def test_the_cut_finds_what_the_original_finds(name: str, subset: str) -> None:
     pattern = PATTERNS[name]()
     keep = SUBSETS[subset](pattern.foreground)

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG
+from conftest import dealt
 from onnx import TensorProto, helper, numpy_helper
 from patterns import PATTERNS, REFUSED
 from test_planted import MISTAKES, kept
@@ -31,12 +31,6 @@ ROWS = [
 ]  # fmt: skip
 STEPS = {"255": 1 / 255, "21": 12 / 255, "bfloat16": 0.0}
 PLANTED = [mistake for mistake, (name, _) in MISTAKES.items() if name in ROWS]
-
-
-def dealt(names: list[str], steps: list[str]) -> list[tuple[str, str]]:
-    """Every name with every step; with one of them each, in turn, where there is little time."""
-    return [(name, step) for k, name in enumerate(names)
-            for step in (steps if LONG else steps[k % len(steps) :][:1])]  # fmt: skip
 
 
 def rounded(name: str, step: float = 1 / 255) -> onnx.ModelProto:
@@ -84,7 +78,7 @@ def verdict(
     return hc.validate(model, cut, keep, provider="cpu", **PATTERNS[name]().told)
 
 
-@pytest.mark.parametrize(("name", "step"), dealt(ROWS, [*STEPS]))
+@pytest.mark.parametrize(("name", "step"), dealt(ROWS, STEPS))
 def test_a_right_cut_passes(name: str, step: str) -> None:
     model = rounded(name, STEPS[step])
     reverse = PATTERNS[name]().foreground[::-1]
