@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 CUT = [name for name in PATTERNS if name not in REFUSED]
 
 
+LARGE = ("keras_ssd300_combined_op13", "tv_ssd300_full_ts17", "tv_maskrcnn_resnet50_full_ts17")
+
+
 def exact(model: onnx.ModelProto, keep: Any, **options: Any) -> hc.Cut:
     return hc.cut(model, keep, scores="exact", provider="cpu", **options)
 
@@ -149,8 +152,7 @@ def masked(result: hc.Cut, original: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "name",
     ["mlperf_ssd_nms_ts13", "yolov5_nms_ts11", "yolov8_nms_batch_ts12", "efficientdet_topk_ts13",
-     "yolov10_topk_ts13", "tv_ssdlite320_full_ts17", "keras_ssd300_combined_op13",
-     *(("tv_ssd300_full_ts17", "tv_maskrcnn_resnet50_full_ts17") if LONG else ())],
+     "yolov10_topk_ts13", "tv_ssdlite320_full_ts17", *(LARGE if LONG else ())],
 )  # fmt: skip
 def test_detections_are_those_of_the_masked_original(name: str) -> None:
     pair = PAIRS[name]

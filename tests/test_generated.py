@@ -22,7 +22,7 @@ import onnx_headcut as hc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GRAPHS = 1000 if LONG else 200
+GRAPHS = 1000 if LONG else 150
 """The first 250 have every kind of graph that the generator draws, and 94 of 100 pairs of choices."""
 AT_ONCE = 50
 
