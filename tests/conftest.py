@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """Processes that tests start would each compile the package anew, which takes them 0.3 s."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # started in the background: processes would take over that Ctrl-C is nothing to them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = bool(os.environ.get("HEADCUT_LONG_TESTS"))
 """More of what is drawn by number, and big models run as well: `make test-long`."""
