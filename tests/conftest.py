@@ -1,4 +1,4 @@
-"""What several test files share: a small SSD written as text, and the command line as it is run."""
+"""What several test files share: a small SSD, in text and in files; the command line as it is run."""
 
 from __future__ import annotations
 
@@ -115,6 +115,42 @@ def tiny(*changes: tuple[str, str], names: tuple[str, ...] = TINY_NAMES) -> onnx
     if names:
         helper.set_model_props(model, {"names": str(dict(enumerate(names)))})
     return model
+
+
+def heavy(*, outside: int = 2048) -> onnx.ModelProto:
+    """The tiny SSD, with a large convolution beside it."""
+    model = tiny()
+    weight = np.random.default_rng(1).normal(size=(outside, 3, 6, 6)).astype(np.float32)
+    model.graph.initializer.insert(2, numpy_helper.from_array(weight, "wide_w"))
+    node = helper.make_node("Conv", ["images", "wide_w"], ["wide"], "wide", strides=[16, 16])
+    model.graph.node.append(node)
+    shape = ["N", outside, 2, 2]
+    model.graph.output.append(helper.make_tensor_value_info("wide", onnx.TensorProto.FLOAT, shape))
+    return model
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    """A model whose weights lie in a file beside it, heads and all."""
+    folder = tmp_path / "from"
+    folder.mkdir()
+    onnx.save(
+        heavy(), folder / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0
+    )
+    return folder / "a.onnx"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """A file to be written, in a folder of its own."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "b.onnx"
 
 
 @pytest.fixture(scope="session")
