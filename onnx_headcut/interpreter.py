@@ -17,6 +17,7 @@ from onnx.defs import OpSchema, SchemaError, get_schema
 from onnx.external_data_helper import uses_external_data
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
+from onnx_headcut.arranging import arranged
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, attributes, of_array, of_tensor, of_type, to_type
 from onnx_headcut.plain import MICROSOFT, plain
@@ -33,7 +34,8 @@ VALUE_LIMIT = 1 << 20
 SHARED = 1 << 14
 """Nodes of different kinds whose facts are shared by all models of a process."""
 
-_SHARED_DOMAINS = frozenset({"", "ai.onnx", MICROSOFT})
+_STANDARD = frozenset({"", "ai.onnx"})
+_SHARED_DOMAINS = _STANDARD | {MICROSOFT}
 _shared: dict[object, list[Fact]] = {}
 
 ROOM = 1 << 22
@@ -81,13 +83,16 @@ class Interpreter:
         self._room = ROOM
 
     def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
-        """Execute one node on arrays with onnx's reference implementation.
+        """Execute one node on arrays: by numpy where it only moves elements, or by onnx's reference.
 
         Raises whatever the implementation raises: callers know what a failure means to them.
         """
         key = (node.domain, node.op_type)
+        with_data = self._with_data(node)
+        if node.domain in _STANDARD and (moved := arranged(with_data, inputs)) is not None:
+            return [moved]
         if key not in self._implementations:
-            # 0.15 s to import, and only needed where something is computed
+            # 0.15 s to import, and only needed where something else is computed
             from onnx.reference.ops import load_op  # noqa: PLC0415
 
             schema = get_schema(node.op_type, self.opsets[node.domain], node.domain)
@@ -95,7 +100,7 @@ class Interpreter:
         params = {"log": _silent, "opsets": self.opsets, "verbose": 0, "new_ops": None,
                   "evaluator_cls": None}  # fmt: skip
         with np.errstate(all="ignore"):
-            outputs = self._implementations[key](self._with_data(node), params).run(*inputs)
+            outputs = self._implementations[key](with_data, params).run(*inputs)
         return [np.asarray(o) for o in outputs]
 
     def _with_data(self, node: onnx.NodeProto) -> onnx.NodeProto:
