@@ -4,7 +4,6 @@ What an `Answer` and an exception become is in console.py, the tables are in tab
 documents in documents.py. Annotations are read by Typer at run time.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -402,12 +401,8 @@ def _main(
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    gc.set_threshold(20_000)  # next to nothing that is imported is garbage: 7% of a cut went to looking
     arguments = sys.argv[1:]
-    try:
-        return watched(lambda: run(invoke, arguments), as_json="--json" in arguments)
-    finally:
-        gc.freeze()  # all of it goes with the process: the interpreter need not look through it
+    return watched(lambda: run(invoke, arguments), as_json="--json" in arguments)
 
 
 def invoke(arguments: Sequence[str]) -> object:

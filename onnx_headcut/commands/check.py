@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_headcut import __version__
-from onnx_headcut.check.catalogue import RULES, Rule
 from onnx_headcut.commands.reading import Plugin
 from onnx_headcut.console import SCHEMA, Answer, printable, steps
 from onnx_headcut.errors import UsageError
@@ -15,6 +14,7 @@ from onnx_headcut.report.files import Wanted
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from onnx_headcut.check.catalogue import Rule
     from onnx_headcut.check.run import Report
 
 Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML, too.")]
@@ -72,7 +72,9 @@ def _head(exit_code: int) -> dict[str, Any]:
     return {"schema": SCHEMA, "tool": tool, "command": "check", "exit_code": exit_code}
 
 
-def _explained(name: str) -> list[Rule]:
+def _explained(name: str) -> "list[Rule]":
+    from onnx_headcut.check.catalogue import RULES  # noqa: PLC0415  (a cut does not wait for it)
+
     if name == "all":
         return list(RULES.values())
     if name not in RULES:
@@ -80,7 +82,7 @@ def _explained(name: str) -> list[Rule]:
     return [RULES[name]]
 
 
-def _data(rule: Rule) -> dict[str, Any]:
+def _data(rule: "Rule") -> dict[str, Any]:
     parameters = [
         {"name": p.name, "kind": p.kind, "meaning": p.meaning, "default": p.default}
         for p in rule.parameters
@@ -96,7 +98,7 @@ def _data(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _show_rules(to: "Console", rules: list[Rule]) -> None:
+def _show_rules(to: "Console", rules: "list[Rule]") -> None:
     for rule in rules:
         to.print(f"{rule.id} ({rule.severity}): {rule.sentence}", style="bold")
         to.print(f"  Why: {rule.why}")
