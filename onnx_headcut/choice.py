@@ -33,6 +33,8 @@ def choose(seen: Seen) -> tuple[list[Group], list[Group]]:
     candidates = seen.of_heads([g for g in seen.groups if _may_be_classes(seen, g)])
     for kind in ("softmax", "sigmoid", "raw"):
         found = [g for g in candidates if g.kind == kind]
+        if kind == "raw":
+            found = [g for g in found if not seen.is_inner(g)] or found
         if all(is_box_of_queries(seen, g) for g in found):
             continue
         named = [g for g in found if seen.is_named(g)]

@@ -89,6 +89,8 @@ class Beside:
         seen = self.seen
         if group.kind != self.kind or (seen.layout is not None and is_part_of_boxes(seen, group)):
             return False
+        if group.kind == "raw" and seen.is_inner(group) and not all(map(seen.is_inner, self.chosen)):
+            return False
         size = seen.full(self.chosen[0])
         return group.size > 4 or self.kind == "softmax" or (seen.full(group) == size != 4)
 

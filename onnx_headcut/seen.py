@@ -77,6 +77,10 @@ class Seen:
         nodes = self.flow.scope.graph.node
         return any("Conv" not in nodes[self.flow.leaves[k].node].op_type for k in group.leaves)
 
+    def is_inner(self, group: Group) -> bool:
+        """Whether a further layer reads it and nobody else, as it does the values of attention."""
+        return group.value in self.flow.deep and group.value not in self.flow.scope.index.outputs
+
     # ----------------------------------------------------------------------- several of them
 
     def alike(self, a: Group, b: Group) -> bool:

@@ -386,6 +386,26 @@ def test_heads_that_are_named_settle_what_else_could_be_the_classes() -> None:
     assert "--labels none" in refused.value.advice
 
 
+@pytest.mark.parametrize("told", [{}, {"labels": [*"abcdefg"]}, {"heads": ["scores"]}])
+def test_values_that_a_further_layer_samples_are_no_classes(told: dict[str, Any]) -> None:
+    """Deformable attention: its values are masked, and sampled at places of their own."""
+    net = Net(opset=16)
+    weight = net.const(net.noise.normal(size=(8, 18)), np.float32)
+    values = net.add("MatMul", net.rows(net.features, 8), weight, name="values")
+    inside = net.const(np.ones((1, 36, 1)), np.bool_)  # no padding, as masks say it
+    masked = net.add("Where", inside, values, net.const(0, np.float32))
+    apart = net.add("Reshape", masked, net.const([1, 36, 3, 6]))
+    of_heads = net.add(
+        "Reshape", net.add("Transpose", apart, perm=[0, 2, 3, 1]), net.const([3, 6, 6, 6])
+    )
+    places = net.const(net.noise.uniform(-1, 1, size=(3, 6, 6, 2)), np.float32)
+    sampled = net.add("GridSample", of_heads, places)
+    together = net.add("Reshape", sampled, net.const([1, 18, 6, 6]))
+    mixed = net.add("Relu", net.conv(together, 8, wide=18, name="mixing"))
+    model = net.model(net.head("scores", 7, value=mixed), _boxes(net, "corners"))
+    assert found(model, **told) == (7, {"scores"})
+
+
 @pytest.mark.parametrize("columns", [3, 4])
 def test_scores_beside_a_filler_are_no_decoded_boxes(columns: int) -> None:
     net = Net()
