@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from nets import Net
 from onnx import helper, numpy_helper
 from test_generated import outputs_of
-from test_locate import Net
 
 import onnx_headcut as hc
 
