@@ -58,7 +58,8 @@ def apply(proto: onnx.ModelProto, edits: Sequence[ed.Edit], folder: Path | None 
     graphs = [(g, live(g), read(g)) for g in walk(proto.graph)]
     resolved = [(edit, *ed.node_at(proto.graph, edit.place)) for edit in edits]
     # inputs are numbered as in the original, so a Concat loses its inputs last
-    for edit, graph, node in sorted(resolved, key=lambda r: isinstance(r[0], ed.KeepInputs)):
+    fewer = ed.KeepInputs, ed.KeepOutputs
+    for edit, graph, node in sorted(resolved, key=lambda r: isinstance(r[0], fewer)):
         writer.write(edit, graph, node)
     writer.insert_nodes()
     for graph, *used in reversed(graphs):  # bodies first: what they capture stays used
@@ -104,10 +105,9 @@ class _Writer:
                 self.done.mixed[made] = None, edit
         elif isinstance(edit, ed.SetAttribute):
             _set_attribute(node, edit)
-        elif isinstance(edit, ed.KeepInputs):
-            kept = [node.input[i] for i in edit.keep]
-            del node.input[:]
-            node.input.extend(kept)
+        elif isinstance(edit, ed.KeepInputs | ed.KeepOutputs):
+            ed.leave_out(node, edit)
+            self.done.nodes.add(node.output[0])
         elif isinstance(edit, ed.MapOutput):
             self._map_output(edit, graph)
         elif isinstance(edit, ed.MapScores):

@@ -7,25 +7,29 @@ trace has succeeded.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_headcut.facts import UNKNOWN, of_array
+from onnx_headcut.facts import UNKNOWN, Fact, of_array, same_fact
 from onnx_headcut.model import subgraphs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnx_headcut.facts import Array, Fact
+    from onnx_headcut.facts import Array
     from onnx_headcut.labels import Ints
 
 Role = Literal["weight", "bias", "rest"]
 Place = tuple[int, ...]
 """(i,) in the main graph; (i, a, j) for node j in the a-th subgraph of node i, and so on."""
+
+
+EXAMPLE = {"example": True}
+"""Of a field that tells of the example that an edit was found with."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,20 @@ class KeepInputs(Edit):
 
 
 @dataclass(frozen=True)
+class KeepOutputs(Edit):
+    """A node with several outputs gives those of ``keep`` only, in this order."""
+
+    keep: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.place, "outputs")
+
+    def describe(self) -> str:
+        return f"gives {len(self.keep)} outputs"
+
+
+@dataclass(frozen=True)
 class GatherInput(Edit):
     """A computed input passes through a Gather of the positions ``take`` of ``axis``."""
 
@@ -210,7 +228,7 @@ class CopyInput(Edit):
     input: int
     makers: tuple[int, ...]
     parts: Mapping[int, Array] = field(compare=False)
-    value: Array = field(compare=False)
+    value: Array = field(compare=False, metadata=EXAMPLE)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -276,7 +294,7 @@ class Redeclare(Edit):
     """Values of a ``body`` of the node are declared with the shapes that they have after the cut."""
 
     body: int
-    changed: Mapping[str, tuple[Fact, Fact]] = field(compare=False)
+    changed: Mapping[str, tuple[Fact, Fact]] = field(compare=False, metadata=EXAMPLE)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -287,24 +305,36 @@ class Redeclare(Edit):
 
 
 def same(a: Edit, b: Edit) -> bool:
-    """Equality by value, arrays included."""
-    if type(a) is not type(b) or a != b:
-        return False
-    if isinstance(a, Select | GatherInput) and isinstance(b, Select | GatherInput):
-        return np.array_equal(a.take, b.take)
-    if isinstance(a, Replace | CopyInput | BeginBehind) and isinstance(b, type(a)):
-        return np.array_equal(a.value, b.value)
-    if isinstance(a, SetAttribute) and isinstance(b, SetAttribute):
-        return bool(_plain(a.value) == _plain(b.value))
-    if isinstance(a, MapScores) and isinstance(b, MapScores):
-        return np.array_equal(a.takes, b.takes)
-    if isinstance(a, MapOutput) and isinstance(b, MapOutput):
-        return np.array_equal(a.table, b.table)
-    return True
+    """Equality by value, of all that the edits say."""
+    return type(a) is type(b) and all(_equal(*both) for both in _values(a, b, fields(a)))
 
 
-def _plain(value: Any) -> Any:
-    return value.SerializeToString() if isinstance(value, onnx.TensorProto) else value
+def alike(a: Edit, b: Edit) -> bool:
+    """Equality but for what the edits say of the example that they were found with."""
+    told = [f for f in fields(a) if f.metadata != EXAMPLE]
+    return type(a) is type(b) and all(_equal(*both) for both in _values(a, b, told))
+
+
+def _values(a: Any, b: Any, told: Sequence[Field[Any]]) -> list[tuple[Any, Any]]:
+    return [(getattr(a, f.name), getattr(b, f.name)) for f in told]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Equality of what edits hold: numbers, texts, arrays, tensors, facts, and collections of them."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        x, y = np.asarray(a), np.asarray(b)
+        return np.array_equal(x, y, equal_nan=x.dtype.kind == y.dtype.kind == "f")
+    if isinstance(a, Fact) and isinstance(b, Fact):
+        return same_fact(a, b)
+    if isinstance(a, Fill) and isinstance(b, Fill):
+        return all(_equal(*both) for both in _values(a, b, fields(a)))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, onnx.TensorProto) and isinstance(b, onnx.TensorProto):
+        return bool(a.SerializeToString() == b.SerializeToString())
+    return bool(a == b)
 
 
 def _short(value: Array) -> str:
@@ -339,13 +369,18 @@ def edited(
         if k < len(inputs) and fact is inputs[k]:
             continue
         new.input[k] = f"{node.input[k] if k < len(node.input) else ''}·{k}"
-    for edit in mine:
-        if isinstance(edit, KeepInputs):
-            names = [new.input[k] for k in edit.keep]
-            facts = [facts[k] for k in edit.keep]
-            del new.input[:]
-            new.input.extend(names)
+    for fewer in (e for e in mine if isinstance(e, KeepInputs | KeepOutputs)):
+        leave_out(new, fewer)
+        facts = [facts[k] for k in fewer.keep] if isinstance(fewer, KeepInputs) else facts
     return new, facts
+
+
+def leave_out(node: onnx.NodeProto, edit: KeepInputs | KeepOutputs) -> None:
+    """Make such an edit in the node itself."""
+    names = node.input if isinstance(edit, KeepInputs) else node.output
+    kept = [names[k] for k in edit.keep]
+    del names[:]
+    names.extend(kept)
 
 
 def graphs_at(graph: onnx.GraphProto, place: Place) -> list[onnx.GraphProto]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.facts import Array
-    from onnx_headcut.labels import Activation
+    from onnx_headcut.labels import Activation, Ints
 
 UNSEEN = -2
 
@@ -63,6 +63,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     """Follow ``labels`` of ``value`` back; refuses where that cannot be done."""
     walk = _Walk(analysis)
     walk.back(value, labels, activated=False)
+    walk.note_unread()
     walk.refuse_lost(value, labels)
     if not walk.result.sites:
         value, labels = walk.shared(value, labels)
@@ -86,6 +87,8 @@ class _Walk:
         """Where a former cut picks its columns behind whole heads; the others are no background."""
         self.pick: tuple[str, Labels] | None = None
         self.seen: dict[str, Labels] = {}
+        self.softmaxes: dict[tuple[str, int], tuple[onnx.NodeProto, Ints]] = {}
+        """By result and class axis: the node, and what is read of its columns, by all ways together."""
 
     def refuse_lost(self, value: str, labels: Labels) -> None:
         """Refuse where classes have no channel of their own in any head: their scores are mixed."""
@@ -143,7 +146,8 @@ class _Walk:
     def _activation(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
         kind: Activation = "softmax" if "max" in node.op_type else "sigmoid"
         if kind == "softmax":
-            self._note_unread(node, value, labels)
+            _, known = self.softmaxes.get((value, labels.axis), (node, labels.ids))
+            self.softmaxes[value, labels.axis] = node, np.maximum(known, labels.ids)
         self._note(self.result.sites, site_of(node.input[0], labels, kind), node)
         self._note(self.result.fronts, behind(*(self.pick or (value, labels)), node.op_type), node)
         self.pick = None
@@ -166,6 +170,9 @@ class _Walk:
         axis = channel_axis(self.scope.graph.node[at], rank, weight_first=first)
         if node.op_type not in HEAD_OPS:
             self._refuse(node, f"class scores come from {node.op_type}, which is not supported yet")
+        channels = (self.scope.old(node.output[0]).shape or ())[axis]
+        if channels is not None and len(set(labels.ids.tolist())) == 1:
+            labels = Labels(axis, np.resize(labels.ids, channels))  # wherever that is said to lie
         if axis != labels.axis:
             self._refuse(node, f"classes lie on axis {labels.axis} of its output, not its channels")
         ids = np.where(labels.ids == UNSEEN, NONE, labels.ids)
@@ -180,16 +187,39 @@ class _Walk:
         rank = len(self.scope.old(node.output[0]).shape or ())
         axis = next(a.i for a in node.attribute if a.name == "axis") % rank
         at = 0
+        parts: list[tuple[str, Labels]] = []
         for name in node.input:
             if axis != labels.axis:
-                self.back(name, labels, activated=activated)
+                parts.append((name, labels))
                 continue
             shape = self.scope.old(name).static
             if shape is None:
                 self._refuse(node, f"the shape of {name!r} is not known")
-            ids = labels.ids[at : at + shape[axis]]
+            parts.append((name, Labels(axis, labels.ids[at : at + shape[axis]])))
             at += shape[axis]
-            self.back(name, Labels(axis, ids), activated=activated)
+        for name, part in parts if axis != labels.axis else self._put_together(parts):
+            self.back(name, part, activated=activated)
+
+    def _put_together(self, parts: list[tuple[str, Labels]]) -> list[tuple[str, Labels]]:
+        """What single classes were taken from (Split, unbind), as one tensor of them all."""
+        found: dict[tuple[str, int], Labels] = {}
+        for name, part in parts:
+            single = len(set(part.ids.tolist())) == 1
+            value, labels = self._source(name, part) if single else (name, part)
+            known = found.setdefault((value, labels.axis), labels)
+            if ((known.ids >= 0) & (labels.ids >= 0) & (known.ids != labels.ids)).any():
+                return parts
+            found[value, labels.axis] = Labels(labels.axis, np.maximum(known.ids, labels.ids))
+        return [(value, labels) for (value, _), labels in found.items()]
+
+    def _source(self, value: str, labels: Labels) -> tuple[str, Labels]:
+        """Where elements come from, as far back as ops only move them."""
+        while (at := self.scope.index.producer.get(value)) is not None:
+            node = simple(self.scope.graph.node[at])
+            if node.op_type not in MOVING - {"Concat"} or value in self.picks:
+                break
+            value, labels = node.input[0], self._before(node, value, labels)
+        return value, labels
 
     def _combine(self, node: onnx.NodeProto, labels: Labels, *, activated: bool) -> None:
         rank = len(self.scope.old(node.output[0]).shape or ())
@@ -203,6 +233,12 @@ class _Walk:
             self.back(name, Labels(axis, labels.ids), activated=activated)
 
     def _move(self, node: onnx.NodeProto, value: str, labels: Labels, *, activated: bool) -> None:
+        before = self._before(node, value, labels)
+        self._note_dropped(node, before)
+        self.back(node.input[0], before, activated=activated)
+
+    def _before(self, node: onnx.NodeProto, value: str, labels: Labels) -> Labels:
+        """Labels of what a movement op reads, where ``value`` that it makes has ``labels``."""
         shape = self.scope.old(node.input[0]).static
         if shape is None:
             self._refuse(node, f"the shape of its input {node.input[0]!r} is not known")
@@ -219,20 +255,16 @@ class _Walk:
             lowest = classes.copy()
             np.minimum.at(lowest, out, np.broadcast_to(spread, out.shape))
             classes[lowest != classes] = NONE
-        before = self._along(node, classes.reshape(shape))
-        self._note_dropped(node, before)
-        self.back(node.input[0], before, activated=activated)
+        return self._along(node, classes.reshape(shape))
 
-    def _note_unread(self, node: onnx.NodeProto, value: str, labels: Labels) -> None:
-        """Note a softmax of which one outer column goes nowhere: it is over that column, too."""
-        if self.picks:
-            return
-        unread = np.flatnonzero(labels.ids < 0)
-        n = len(labels.ids)
-        if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
-            self.result.wider.append((value, labels.axis, n))
-        elif len(unread) and len(np.unique(labels.ids)) > 2:
-            self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
+    def note_unread(self) -> None:
+        """Note each softmax of which one outer column goes nowhere: it is over that column, too."""
+        for (value, axis), (node, ids) in self.softmaxes.items() if not self.picks else ():
+            unread, n = np.flatnonzero(ids < 0), len(ids)
+            if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
+                self.result.wider.append((value, axis, n))
+            elif len(unread) and len(np.unique(ids)) > 2:
+                self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
 
     def _note_dropped(self, node: onnx.NodeProto, labels: Labels) -> None:
         """Note a tensor of which nobody reads its first or its last class column."""
@@ -253,18 +285,23 @@ class _Walk:
 
     def _along(self, node: onnx.NodeProto, classes: Array) -> Labels:
         """Labels of the one axis along which ``classes`` vary (unseen elements agree with all)."""
-        filled = classes
         if (classes == UNSEEN).any():
+            fewest, found = classes.size + 1, None
             for axis in range(classes.ndim):
                 others = tuple(a for a in range(classes.ndim) if a != axis)
-                top = np.broadcast_to(classes.max(axis=others, keepdims=True), classes.shape)
-                if ((classes == UNSEEN) | (classes == top)).all():
-                    along = np.moveaxis(top, axis, 0).reshape(classes.shape[axis], -1)[:, 0]
-                    return Labels(axis, along.astype(np.int64))
-        axes = varying(filled)
+                top = classes.max(axis=others)
+                spread = top.reshape([-1 if a == axis else 1 for a in range(classes.ndim)])
+                filled = int((top != UNSEEN).sum()) * (classes.size // len(top))
+                if filled < fewest and ((classes == UNSEEN) | (classes == spread)).all():
+                    fewest, found = filled, Labels(axis, top.astype(np.int64))
+            if found is not None:
+                return found
+        axes = varying(classes)
+        if not axes and classes.ndim:
+            axes = [int(np.argmin(classes.shape))]  # all of one class: any axis tells that
         if len(axes) != 1:
             self._refuse(node, f"classes lie on axes {axes} of its input at once")
-        along = filled[tuple(slice(None) if a == axes[0] else 0 for a in range(filled.ndim))]
+        along = classes[tuple(slice(None) if a == axes[0] else 0 for a in range(classes.ndim))]
         return Labels(axes[0], along.astype(np.int64))
 
     def _refuse(self, node: onnx.NodeProto, what: str) -> NoReturn:

@@ -240,6 +240,9 @@ class Trace:
         node, inputs = ed.edited(view.node, view.new, edits)
         try:
             facts = self.interpreter.infer(node, inputs)
+            if node.output != view.node.output:
+                named = dict(zip(node.output, facts, strict=True))
+                facts = [named.get(o, UNKNOWN) for o in view.node.output]
             return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
         except (InferenceError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()

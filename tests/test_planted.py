@@ -163,6 +163,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a branch reads another class": ("branches_with_constant_of_shape", Reads("s_1", 1, plus(1))),
     "a branch is lost": ("branches_by_slice", Loses(THREE)),
     "a slice reads another class": ("branches_by_slice", Reads("wide_1", 1, plus(1))),
+    "boxes of another class behind a Split": ("branches_by_split", Joins("boxes", (1, 0, 2))),
     "an expanded label stays": ("branches_with_expand", Reads("l_4", 0, to(4))),
     "an added number stays": ("branches_with_added_number", Reads("l_4", 1, to(4))),
     "a factor stays": ("branches_with_ones_times_number", Reads("numbers_4", 1, to(4))),
@@ -334,6 +335,14 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         Reads("cls_map", 1, rolled(0, 0, 4)),
     ),
     "split one column later": ("background_split_off", Reads("nothing", 1, lambda _: [2, 2])),
+    "the background takes nothing off": (
+        "scores_times_one_less_the_background",
+        Ignores("something", 1),
+    ),
+    "single columns are joined in another order": (
+        "classes_taken_apart_and_joined",
+        Joins("scores", (1, 0, 2)),
+    ),
     # boxes and masks of each class
     "an output without classes is cut as well": (
         "class_specific_boxes_that_are_given_out",

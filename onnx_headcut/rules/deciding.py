@@ -63,7 +63,10 @@ def decide_output(view: View, name: str, mark: Mark | None) -> None:
     elif isinstance(mark, Rows) and mark.places:
         view.refuse("a graph output says places among rows that a loop over classes stacked")
     elif isinstance(mark, Whole) and mark.cls not in view.sel.column:
-        view.refuse(f"a graph output belongs to class {mark.cls} alone, which goes")
+        view.refuse(
+            f"the output {name!r} belongs to class {mark.cls} alone, which goes",
+            f"take it off the model's outputs first, or keep class {mark.cls}, too",
+        )
 
 
 def is_free(lookup: Lookup, option: Option) -> bool:

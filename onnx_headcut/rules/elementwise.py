@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.labels import NONE, Labels, Rows
+from onnx_headcut.labels import NONE, Labels, Rows, Whole
 from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules import beside
 from onnx_headcut.view import Outcome
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnx_headcut import edits as ed
-    from onnx_headcut.labels import Ints
+    from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.view import View
 
 
@@ -52,13 +52,24 @@ def broadcasting(view: View) -> Outcome:
         own = axis - (rank - view.rank(i))
         other = view.marks[i]
         if other is not None:
-            # what was found for a whole box (a quality score, a mask) is stretched over its classes
             stretched = own < 0 or (view.old[i].shape or ())[own] == 1
-            if not isinstance(other, Rows) or other.numbered or not stretched:
+            if not stretched or not _same_for_all(view, name, other):
                 view.refuse(f"its input {name!r} depends on classes in another way than the others")
             continue
         edits += shorten(view, i, own, ids)
     return Outcome([Labels(axis, ids)], edits)
+
+
+def _same_for_all(view: View, name: str, mark: Mark) -> bool:
+    """Whether what is stretched over all classes of a box is what it was for those that stay.
+
+    A quality score or a mask, found for the box as a whole; or one class's own score, as that of the
+    background in ``scores * (1 - background)``.
+    """
+    if isinstance(mark, Whole) and mark.cls not in view.sel.column:
+        view.refuse(f"its input {name!r} belongs to class {mark.cls}, which goes, and the scores of "
+                    "all others are reckoned with it", f"keep class {mark.cls}, too")  # fmt: skip
+    return isinstance(mark, Whole) or (isinstance(mark, Rows) and not mark.numbered)
 
 
 def shorten(view: View, i: int, axis: int, ids: Ints) -> list[ed.Edit]:

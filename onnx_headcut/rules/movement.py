@@ -33,6 +33,8 @@ class PicksByIteration(Exception):
     """A class is picked out of the scores by the number of a Loop's iteration."""
 
 
+NOTHING = np.zeros(0, np.int32)
+
 FILL = -1
 """Number of an element that the op itself puts in (Pad)."""
 
@@ -63,7 +65,9 @@ def movement(view: View) -> Outcome:
                 after = run(view, node, [f.value for f in facts], left)
             except Exception:  # noqa: BLE001  the reference refuses what does not fit
                 continue
-            if all(w is None or np.array_equal(w, a) for w, a in zip(wanted, after, strict=True)):
+            made = dict(zip(node.output, after, strict=True))
+            if all(w is None or np.array_equal(w, made.get(o, NOTHING))
+                   for o, w in zip(view.node.output, wanted, strict=True)):  # fmt: skip
                 if proposal and view.op in {"Slice", "Gather"} and view.varies(0, labels.axis):
                     view.refuse("its constants would have to follow the size of the picture")
                 return Outcome(marks, realise(view, proposal))
@@ -300,23 +304,33 @@ def _sliced(view: View, starts: list[int], ends: list[int]) -> list[ed.Edit]:
 
 
 def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | None]) -> Iterator[Any]:
-    """Split along the class axis: the sizes of the parts."""
+    """Split along the class axis: the sizes of the parts, and those that stay in their new order."""
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if axis != labels.axis:
         return
-    new = []
-    for o, mark in zip(before, marks, strict=True):
-        left = kept(view, o, mark, math.prod(view.shape(0)))
-        new.append(0 if left is None else left.shape[axis])
-    if 0 in new:
-        return
+    place = places(view.take(labels.ids))
+    start, new = 0, dict[int, int]()
+    order: list[tuple[int, int]] = []
+    for j, (o, mark) in enumerate(zip(before, marks, strict=True)):
+        inside = view.take(mark.ids) if isinstance(mark, Labels) else np.arange(o.shape[axis])
+        if kept(view, o, mark, math.prod(view.shape(0))) is not None:
+            if not inside.size:
+                return
+            new[j] = len(inside)
+            order.append((place.get((start + int(inside[0]), 0), 0), j))
+        start += o.shape[axis]
+    keep = tuple(j for _, j in sorted(order))
+    edits: list[ed.Edit] = []
+    if keep != tuple(range(len(marks))):
+        edits.append(ed.KeepOutputs(view.place, keep))
+    sizes = [new[j] for j in keep]
     if view.opset < 13:
-        yield [view.set("split", new)]
-    else:
-        edits = [view.replace(1, np.array(new, np.int64))]
-        if "num_outputs" in view.attrs:
-            edits.append(view.set("num_outputs", None))
-        yield edits
+        yield [*edits, view.set("split", sizes)]
+        return
+    edits.append(view.replace(1, np.array(sizes, np.int64)))
+    if "num_outputs" in view.attrs:
+        edits.append(view.set("num_outputs", None))
+    yield edits
 
 
 def concat(view: View) -> Outcome:

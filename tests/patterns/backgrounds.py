@@ -79,3 +79,33 @@ def background_split_off() -> Pattern:
       nothing, scores = Split <axis = 2> (probs, parts)""",
         [1, 2, 3, 4, 5],
     )
+
+
+@pattern
+def scores_times_one_less_the_background() -> Pattern:
+    """Each class's score times one less the background's"""
+    return dense(
+        "int64[2] parts = {1, 5}, float one = {1}",
+        """
+      probs = Softmax <axis = 2> (logits)
+      nothing, objects = Split <axis = 2> (probs, parts)
+      something = Sub (one, nothing)
+      scores = Mul (objects, something)""",
+        [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def classes_taken_apart_and_joined() -> Pattern:
+    """Split into single columns (unbind), which are stacked again without the background"""
+    single = [f"p{k}" for k in range(6)]
+    squeezed = "".join(f"\n      q{k} = Squeeze (p{k}, c2)" for k in range(1, 6))
+    wide = "".join(f"\n      r{k} = Unsqueeze (q{k}, c2)" for k in range(1, 6))
+    return dense(
+        "int64[6] ones = {1, 1, 1, 1, 1, 1}",
+        f"""
+      probs = Softmax <axis = 2> (logits)
+      {", ".join(single)} = Split <axis = 2> (probs, ones){squeezed}{wide}
+      scores = Concat <axis = 2> (r1, r2, r3, r4, r5)""",
+        [1, 2, 3, 4, 5],
+    )

@@ -57,6 +57,23 @@ def branches_by_slice() -> Pattern:
 
 
 @pattern
+def branches_by_split() -> Pattern:
+    """Split into single classes (unbind), the background's read by none"""
+    parts = ", ".join(f"wide_{k}" for k in range(CLASSES))
+    split = f"""
+      {parts} = Split <axis = 1> (table, ones)
+      threshold = """
+    found = branches(
+        """
+      axis_@ = Constant <value = int64[1] {1}> ()
+      s_@ = Squeeze (wide_@, axis_@)""",
+        SHAPED,
+        tables=f", int64[{CLASSES}] ones = {{{','.join('1' * CLASSES)}}}",
+    )
+    return changed(found, ("\n      threshold = ", split))
+
+
+@pattern
 def branches_with_expand() -> Pattern:
     """Labels from Expand of a constant"""
     return branches(
