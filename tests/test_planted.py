@@ -176,6 +176,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "branches_with_a_number_left_out",
         Says("l_1", 4),
     ),
+    "a factor stays that one branch lacks": (
+        "branches_with_a_factor_left_out",
+        Reads("ones_1", 0, to(1)),
+    ),
     "a table has another class where it is an index": (
         "branches_with_index_table",
         Reads("s_4", 1, plus(1)),

@@ -252,6 +252,8 @@ def _label(
             return LabelConstant(offset, places, number.edits)
     edits = _exchanged(view, filled)
     if not _says(view, filled, edits, offset):
+        edits = _replaced(view, filled)
+    if not _says(view, filled, edits, offset):
         view.refuse("the labels of its branches are reckoned in a way that cannot be renumbered")
     return LabelConstant(offset, places, edits)
 
@@ -281,6 +283,43 @@ def _exchanged(view: View, filled: dict[int, Filled]) -> tuple[ed.Edit, ...]:
             if old.flat[0] != new.flat[0]:
                 edits.append(_stored_as(place, where, np.full(old.shape, new.flat[0], old.dtype)))
     return tuple(edits)
+
+
+def _replaced(view: View, filled: dict[int, Filled]) -> tuple[ed.Edit, ...]:
+    """In each branch the constant that is its number, where nothing else is made of it.
+
+    Optimisers leave out the factor 1 of one branch, which then has no place for another's constants.
+    """
+    edits: list[ed.Edit] = []
+    for cls, found in filled.items():
+        wanted = found.value - cls + view.sel.column.get(cls, cls)
+        for origin, stored in zip(found.places, found.stored, strict=True):
+            sign = float(stored.flat[0]) / found.value if found.value else 1.0
+            value = np.full(stored.shape, sign * wanted, stored.dtype)
+            if wanted == found.value or abs(sign) != 1 or not _leads_there_only(view, found, origin):
+                continue
+            if found.again({origin: value}) == wanted:
+                edits.append(_stored_as(*origin, value))
+                break
+    return tuple(edits)
+
+
+def _leads_there_only(view: View, found: Filled, origin: Origin) -> bool:
+    """Whether the node with this constant makes nothing but what is filled in."""
+    place, scope = origin[0], view.scope
+    while scope.parent is not None:
+        scope = scope.parent
+    for k in range(0, len(place) - 1, 2):
+        scope = scope.children[place[k], place[k + 1]]
+    name = scope.graph.node[place[-1]].output[0]
+    while found.reckoned is None or name != found.reckoned[1]:
+        readers = scope.index.consumers.get(name, ())
+        if len(readers) != 1 or name in scope.index.outputs:
+            return False
+        if found.reckoned is None:
+            return True
+        name = scope.graph.node[readers[0]].output[0]
+    return True
 
 
 def _stored_as(place: ed.Place, where: int | str, value: Array) -> ed.Edit:

@@ -145,6 +145,20 @@ def branches_with_a_number_left_out() -> Pattern:
 
 
 @pattern
+def branches_with_a_factor_left_out() -> Pattern:
+    """Labels from `k` times ones, but for the branch whose factor is 1 (TensorFlow's optimiser)"""
+    found = branches(
+        GATHER,
+        """
+      k_@ = Constant <value = int64 {@}> ()
+      unit_@ = Constant <value = int64[1] {1}> ()
+      ones_@ = Expand (unit_@, size_@)
+      l_@ = Mul (k_@, ones_@)""",
+    )
+    return changed(found, ("l_1 = Mul (k_1, ones_1)", "l_1 = Identity (ones_1)"))
+
+
+@pattern
 def branches_with_index_table() -> Pattern:
     """A table that is at once column index and emitted id"""
     found = branches(
