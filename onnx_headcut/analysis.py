@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnx_headcut.errors import UsageError
@@ -23,13 +24,16 @@ from onnx_headcut.plain import refuse_layouts
 from onnx_headcut.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import onnx
 
     from onnx_headcut.extensions import Extensions
     from onnx_headcut.labels import Mark
     from onnx_headcut.model import Index, Source
+
+    Way = tuple[int, Callable[[int], int]]
+    """Of another example: how many more pictures, and the size of which."""
 
 EXAMPLE_BATCH = 2
 """A dynamic batch is traced as two pictures, so that batch and class axes are never confused."""
@@ -45,6 +49,10 @@ FINDING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique", "If",
 
 EXAMPLE_SIZES = (320, 416, 640, 512, 300, 224)
 
+STRIDE = 128
+"""Pixels that the coarsest feature maps are apart, at most: sizes are kept multiples of what divides
+both."""
+
 
 @dataclass
 class Analysis:
@@ -59,6 +67,32 @@ class Analysis:
     """Those of them that the person gave."""
     everything: dict[str, Mark] | None = None
     """Marks of the main graph in a trace that keeps all classes, once there was one."""
+    unknown: int = 0
+    """Values with a known rank that lack a known extent."""
+
+    @cached_property
+    def smaller(self) -> Analysis | None:
+        """The same for smaller pictures and more of them, as far as the graph takes such.
+
+        None where no extent of any input is dynamic. What is reckoned from an example may be so in
+        that example alone: what a cut is based on has to be so here, too.
+        """
+        return self._elsewhere([(2, _smaller), (2, _larger), (2, int), (0, _smaller), (0, _larger)])
+
+    @cached_property
+    def larger(self) -> Analysis | None:
+        """The same for larger pictures, for cuts that leave too little of smaller ones."""
+        return self._elsewhere([(2, _larger), (2, int), (0, _larger)])
+
+    def _elsewhere(self, ways: Sequence[Way]) -> Analysis | None:
+        if not self.shapes:
+            return None
+        scope, shapes = _otherwise(self.main, self.interpreter, self.shapes, self.unknown,
+                                   [*ways, (0, int)], EXAMPLE_ROWS)  # fmt: skip
+        if shapes == self.shapes:
+            return None
+        scope.otherwise = lambda: self.main.twin
+        return replace(self, main=scope, shapes=shapes, everything=None)
 
     @property
     def counted(self) -> dict[str, tuple[int, ...]]:
@@ -93,10 +127,27 @@ def analyse(
             break
     if best is None:  # pragma: no cover  _bindings yields at least once
         raise UsageError("the model's inputs have no usable shape")
-    chosen = best
-    bound = chosen.shapes  # without the analysis itself, which would be held by what it holds
-    chosen.main.otherwise = lambda: _otherwise(chosen.main, interpreter, bound, fewest)
-    return chosen
+    best.unknown = fewest
+    known, bound = best.main, best.shapes  # not the analysis itself, which would hold what holds it
+    doubled: list[Way] = [(1, _doubled), (1, int), (0, int)]
+    known.otherwise = lambda: _otherwise(known, interpreter, bound, fewest, doubled, OTHER_ROWS)[0]
+    return best
+
+
+def _doubled(size: int) -> int:
+    return size * 2
+
+
+def _smaller(size: int) -> int:
+    """About half as much, with the same strides where that leaves some; but 2 for 1."""
+    unit = math.gcd(size, STRIDE)
+    return size // 2 // unit * unit or size // 2 or 2
+
+
+def _larger(size: int) -> int:
+    """A little more, with the same strides."""
+    unit = math.gcd(size, STRIDE)
+    return max(size * 6 // 5 // unit * unit, size + unit)
 
 
 def _otherwise(
@@ -104,24 +155,39 @@ def _otherwise(
     interpreter: Interpreter,
     shapes: Mapping[str, tuple[int, ...]],
     unknown: int,
-) -> Scope:
-    """Facts for other extents of whatever is dynamic; as many of them as the graph can take."""
+    ways: Sequence[Way],
+    rows: int,
+) -> tuple[Scope, Mapping[str, tuple[int, ...]]]:
+    """Facts for other extents of whatever is dynamic, and these: the first of ``ways`` to be taken.
+
+    The last way is the example's own.
+    """
     graph = known.graph
     declared = {v.name: of_type(v.type).shape for v in graph.input}
-    found = Scope(graph)
-    for batch, scale in ((1, 2), (1, 1), (0, 1)):
+    scope, bound = known, shapes
+    for batch, sized in ways:
         bound = {}
         for name, shape in shapes.items():
             free = declared[name] or (None,) * len(shape)
             bound[name] = tuple(
-                d if f is not None else d + batch if k == 0 else d * scale
+                d if f is not None else d + batch if k == 0 else sized(d)
                 for k, (d, f) in enumerate(zip(shape, free, strict=True))
             )
         scope = Scope(graph)
-        if infer_all(scope, interpreter, bound, rows=OTHER_ROWS, like=known) <= unknown:
-            return scope
-        found = scope
-    return found
+        open_extents = infer_all(scope, interpreter, bound, rows=rows, like=known)
+        if open_extents <= unknown and _fits(scope):
+            break
+    return scope, bound
+
+
+def _fits(scope: Scope) -> bool:
+    """Whether reshapes leave as many elements as there are, which inference takes for granted."""
+    for node in scope.graph.node:
+        if node.op_type == "Reshape":
+            before, after = (scope.old(name).static for name in (node.input[0], node.output[0]))
+            if before is not None and after is not None and math.prod(before) != math.prod(after):
+                return False
+    return all(map(_fits, scope.children.values()))
 
 
 def _bindings(

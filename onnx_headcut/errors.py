@@ -7,6 +7,7 @@
     ├── InputError         2   a file that cannot be read as what it should be
     ├── GraphRefused       3   a graph that cannot be cut safely: unsupported or ambiguous
     │   ├── NoHead         3   nothing makes class scores, or not what is named as a head
+    │   ├── TooFew         3   of a picture of this size, too few candidates are left
     │   └── CallReached    3   class scores reach local functions (met inside: these are inlined)
     ├── ProviderError      4   an execution provider that was asked for and cannot be used
     └── ValidationFailed   1   the cut model differs from the reference, or nothing was compared
@@ -71,6 +72,10 @@ class GraphRefused(HeadcutError):
 
 class NoHead(GraphRefused):
     """Nothing in the graph makes class scores, or not what is named; it may be no detector."""
+
+
+class TooFew(GraphRefused):
+    """Of a picture of this size, fewer candidates are left than the graph takes the best of."""
 
 
 class CallReached(GraphRefused):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut import edits as ed
+from onnx_headcut import steady
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.front import front_of
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Selection, Site, Whole
@@ -100,11 +101,53 @@ def make_plan(
     ``exact``: the map that ``selection`` is of, to be applied to activated scores, heads left whole.
     """
     main = analysis.main
+    found = _found(analysis, located, selection, ids, exact)
+    trace = found.trace
+    if not selection.identity:
+        steady.hold(analysis, found, lambda there: _found(there, located, selection, ids, exact))
+    elif exact is None:
+        analysis.everything = dict(main.marks)
+    steps = []
+    for edit in sorted(trace.edits.values(), key=lambda e: e.place):
+        _, node = ed.node_at(main.graph, edit.place)
+        steps.append(Step(node.name or node.output[0], node.op_type, edit.describe()))
+    changed = {n: (main.old(n), f) for n, f in main.after.items()}
+    cut_sites = tuple(
+        replace(s, ids=tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist()))
+        for s in found.sites
+    )
+    return Plan(
+        selection,
+        found.heads,
+        found.sites,
+        cut_sites,
+        tuple(trace.edits.values()),
+        tuple(steps),
+        found.outputs,
+        tuple(dict.fromkeys(trace.notes)),
+        changed,
+        tuple(said_alike(trace, selection)),
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trace with all edits of a cut, the heads and sites it began at, and what outputs are."""
+
+    trace: Trace
+    heads: dict[int, Labels]
+    sites: tuple[Site, ...]
+    outputs: tuple[OutputClasses, ...]
+
+
+def _found(
+    analysis: Analysis, located: Located, selection: Selection, ids: str, exact: ClassMap | None
+) -> Found:
+    """Trace a cut for one example of the inputs."""
+    main = analysis.main
     if exact is None:
         trace, heads = _traced(analysis, located.heads, selection, None)
         sites = located.sites
-        if selection.identity:
-            analysis.everything = dict(main.marks)
     else:
         front = front_of(analysis, _everything(analysis, located), located.fronts, exact)
         trace, heads = _traced(analysis, {}, selection, front)
@@ -115,26 +158,7 @@ def make_plan(
     if ids == "original":
         keep_ids(trace, main, outputs)
     trace.edits |= {edit.key: edit for edit in redeclared(main)}
-    steps = []
-    for edit in sorted(trace.edits.values(), key=lambda e: e.place):
-        _, node = ed.node_at(main.graph, edit.place)
-        steps.append(Step(node.name or node.output[0], node.op_type, edit.describe()))
-    changed = {n: (main.old(n), f) for n, f in main.after.items()}
-    cut_sites = tuple(
-        replace(s, ids=tuple(np.array(s.ids)[selection.take(np.array(s.ids))].tolist())) for s in sites
-    )
-    return Plan(
-        selection,
-        heads,
-        sites,
-        cut_sites,
-        tuple(trace.edits.values()),
-        tuple(steps),
-        outputs,
-        tuple(dict.fromkeys(trace.notes)),
-        changed,
-        tuple(said_alike(trace, selection)),
-    )
+    return Found(trace, heads, sites, outputs)
 
 
 def said_alike(trace: Trace, selection: Selection) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -110,9 +110,11 @@ class View:
         except ValueError as error:
             self.refuse(str(error))
 
-    def refuse(self, what: str, advice: str = GENERIC_ADVICE) -> NoReturn:
+    def refuse(
+        self, what: str, advice: str = GENERIC_ADVICE, kind: type[GraphRefused] = GraphRefused
+    ) -> NoReturn:
         """Raise GraphRefused for this node."""
-        raise GraphRefused(
+        raise kind(
             what,
             node=self.node.name or (self.node.output[0] if self.node.output else ""),
             op=self.op,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.errors import TooFew
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
 from onnx_headcut.rules.columns import scatter_rows
 from onnx_headcut.rules.deciding import decide
@@ -28,6 +29,7 @@ def top_k(view: View) -> Outcome:
     left = len(view.take(labels.ids))
     if view.exact(0, axis) is None:
         # how many candidates there are depends on the picture's size: the graph sees to k itself
+        check_enough(view, left)
         left = np.iinfo(np.int64).max
     edits: list[ed.Edit] = []
     if "k" in view.attrs:
@@ -43,6 +45,16 @@ def top_k(view: View) -> Outcome:
             )
     index = positions(view, labels, view.node.output[1])
     return Outcome([Rows(), index], edits)
+
+
+def check_enough(view: View, left: int) -> None:
+    """Refuse where a picture of this size leaves fewer candidates than are taken."""
+    value = view.new[1].value if len(view.new) > 1 else None
+    k = view.attrs["k"] if "k" in view.attrs else None if value is None else value.item()
+    if k is not None and k > left:
+        view.refuse(f"of a picture of this size {left} candidates are left, fewer than its {k}",
+                    "give the size that the model is used with: --input-shape NAME=1x3x640x640",
+                    TooFew)  # fmt: skip
 
 
 def arg(view: View) -> Outcome:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from onnx_headcut import edits as ed
+from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import Columns, Labels, Lookup, Rows
 from onnx_headcut.plain import plain
 from onnx_headcut.rules import heads, rounding
@@ -41,9 +42,11 @@ class PlainView(View):
         self.new = [view.new[s] for s in form.slots]
         self.opset = view.trace.interpreter.opsets[""]
 
-    def refuse(self, what: str, advice: str = GENERIC_ADVICE) -> NoReturn:
+    def refuse(
+        self, what: str, advice: str = GENERIC_ADVICE, kind: type[GraphRefused] = GraphRefused
+    ) -> NoReturn:
         """Refuse in the name of the node itself."""
-        self.real.refuse(what, advice)
+        self.real.refuse(what, advice, kind)
 
     def replace(self, i: int, value: Array) -> ed.Edit:
         """Give a constant input another value."""
