@@ -25,6 +25,7 @@ from onnx_headcut.validation.runtime import RuntimeFailure, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def test_auto_takes_what_works_says_so_and_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
@@ -244,6 +245,7 @@ def test_a_driver_older_than_the_build_is_told(
             return 0
 
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda _: Driver)
+    monkeypatch.setattr(cuda, "_device", lambda *_: ("a GPU", (9, 0)))
     ort = types.SimpleNamespace(cuda_version=built, __version__="1.31.0")
     (found,) = cuda._driver_findings(ort)
     assert (found.level == "error") == bool(words)
@@ -252,14 +254,16 @@ def test_a_driver_older_than_the_build_is_told(
 
 
 def test_libraries_of_another_cuda_do_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_loads", lambda name: name.endswith(".12") and "cufft" not in name)
+    monkeypatch.setattr(cuda, "_loads", lambda name: name.endswith((".12", "cudnn.so.8")))
+    monkeypatch.setattr(cuda, "_linking", lambda _: "libcufft.so.11: cannot open shared object file")
     monkeypatch.setattr(cuda, "preload", lambda *_: None)
     ort = types.SimpleNamespace(
         cuda_version="13.0", __version__="1.31.0", set_default_logger_severity=lambda _: None
     )
     (found,) = cuda._library_findings(ort)
     assert "libcublas.so.13" in found.what
-    assert "those of CUDA 12 do not help" in found.what
+    assert "libcufft.so.11 missing" in found.what  # of what was not looked for, the loader tells
+    assert "those of CUDA 12 and cuDNN 8 do not help" in found.what
 
 
 def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,3 +332,25 @@ def test_a_model_that_only_the_provider_does_not_take(monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 4
     with pytest.raises(InputError):  # nothing takes this one
         open_session(b"no model", provider="openvino")
+
+
+def test_a_driver_that_is_elsewhere_or_no_library_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = "libcuda.so.1: cannot open shared object file: No such file or directory"
+    assert cuda._without_driver("libcuda.so.1", missing)[0] == "no NVIDIA driver (libcuda.so.1)"
+    what, _ = cuda._without_driver("libcuda.so.1", "/usr/lib/libcuda.so.1: file too short")
+    assert what.endswith("cannot be loaded: /usr/lib/libcuda.so.1: file too short")
+    (tmp_path / "libcuda.so.1").touch()  # as WSL keeps it
+    monkeypatch.setattr(cuda, "_FOLDERS", (str(tmp_path),))
+    _, advice = cuda._without_driver("libcuda.so.1", missing)
+    assert advice == f"Run: export LD_LIBRARY_PATH={tmp_path}:$LD_LIBRARY_PATH"
+
+
+def test_a_jetson_is_told_where_its_onnxruntime_is(
+    has: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has("onnxruntime")
+    monkeypatch.setattr(providers.platform, "machine", lambda: "aarch64")
+    assert "Jetson" in how_to_get("cuda")
+    assert "pip install onnxruntime-openvino" in how_to_get("openvino")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -150,12 +150,11 @@ class _Model:
         with _Model(self.path, self._feed, self._settings, waits) as again:
             return again.ask("stages")
 
-    def timing(self, batch: int, shares: Mapping[str, float]) -> Timing:
-        """Put together what was measured."""
+    def timing(self, batch: int) -> Timing:
+        """Put together what was measured; to be asked before ``nodes``, which takes memory, too."""
         low, median, high = np.percentile(self.times, [10, 50, 90]).tolist()
-        stages = {stage: share * median for stage, share in shares.items()}
         return Timing(self.path.name, self.provider, len(self.times), min(self.times), median, low,
-                      high, batch / median, self.ask("peak"), stages, self.ask("device"))  # fmt: skip
+                      high, batch / median, self.ask("peak"), {}, self.ask("device"))  # fmt: skip
 
 
 def bench(
@@ -181,9 +180,13 @@ def bench(
         ]
         _run_in_turn(models, settings, progress)
         batch = max((a.shape[0] for a in feed.feed.values() if a.ndim == 4), default=1)
+        timings = [model.timing(batch) for model in models]
         progress("profiling")
         notes: list[str] = []
-        timings = [model.timing(batch, _stages(model, notes)) for model in models]
+        for k, model in enumerate(models):
+            shares = _stages(model, notes)
+            stages = {stage: share * timings[k].median for stage, share in shares.items()}
+            timings[k] = replace(timings[k], stages=stages)
         pairs = np.array(models[0].times) / np.array(models[1].times)
     low, middle, high = np.percentile(pairs, [25, 50, 75]).tolist()
     return Bench(timings[0], timings[1], middle, low, high, batch, settings.threads, tuple(notes))

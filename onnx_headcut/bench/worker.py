@@ -25,7 +25,7 @@ from onnx_headcut.errors import HeadcutError
 from onnx_headcut.validation.choosing import usable
 from onnx_headcut.validation.cuda import used_on_device
 from onnx_headcut.validation.providers import import_runtime
-from onnx_headcut.validation.runtime import Session, open_session
+from onnx_headcut.validation.runtime import open_session, read_profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,11 +45,9 @@ class _Worker:
         self.before = peak_memory()
         self.on_device: int | None = None
         with self._counted():
-            self.session = self._open(self.model)
-
-    def _open(self, model: Path, **options: Any) -> Session:
-        return open_session(model, provider=self.provider, deterministic=False,
-                            threads=self.threads, **options)  # fmt: skip
+            self.session = open_session(
+                self.model, provider=self.provider, deterministic=False, threads=self.threads
+            )
 
     def opened(self) -> str:
         return self.session.provider
@@ -77,31 +75,34 @@ class _Worker:
         return None if after is None or self.before is None else after - self.before
 
     def stages(self) -> list[list[Any]]:
-        """Profile the graph as optimised, with its nodes renamed so that each is known again.
+        """Profile the graph as optimised; give op, outputs, inputs and seconds of each node, in order.
 
-        Gives op, outputs, inputs and seconds of each node, in running order.
+        Nodes are numbered first: onnxruntime then gives each that it fuses or adds a name of its own,
+        copies between devices among them, by which the profile knows it again.
         """
+        proto = onnx.load(self.model, load_external_data=False)
+        for i, node in enumerate(proto.graph.node):
+            node.name = f"n{i}"
         with tempfile.TemporaryDirectory(prefix="onnx-headcut-") as name:
             folder = Path(name)
-            self._open(self.model, optimized_to=folder / "optimized.onnx")
-            proto = onnx.load(folder / "optimized.onnx")
-            for i, node in enumerate(proto.graph.node):
-                node.name = f"n{i}"
-            onnx.save(proto, folder / "renamed.onnx")
-            session = self._open(folder / "renamed.onnx", optimization="none", profile_to=folder)
+            session = open_session(
+                proto, provider=self.provider, deterministic=False, threads=self.threads,
+                external_data_dir=self.model.parent, optimized_to=folder / "optimized.onnx",
+                profile_to=folder,
+            )  # fmt: skip
             for _ in range(_PROFILED + 1):
                 session.run(self.feed)
             seconds = read_durations(session.end_profile(), _PROFILED + 1)
+            nodes = onnx.load(folder / "optimized.onnx", load_external_data=False).graph.node
         return [
-            [node.op_type, [*node.output], [*node.input], seconds.get(node.name, 0.0)]
-            for node in proto.graph.node
+            [node.op_type, [*node.output], [*node.input], seconds.get(node.name, 0.0)] for node in nodes
         ]
 
 
 def read_durations(profile: Path, runs: int) -> dict[str, float]:
     """Read seconds a run by node from a profile of ``runs`` runs, without the first of them."""
     times: dict[str, list[float]] = defaultdict(list)
-    for event in json.loads(profile.read_text()):
+    for event in read_profile(profile):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             times[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e6)
     # Nodes of subgraphs run as often as they like; their time is in that of the node around them.

@@ -67,7 +67,7 @@ def gather(  # noqa: PLR0913  (two models, what is known, and what is wished)
         proto = analysis.source.proto
         both = measure.Subject(original, cut, proto, plan, classes, verdict, columns)
         drift = _drift(both, wish, progress)
-    bench = None
+    bench: Bench | str | None = None
     if wish.speed and isinstance(cut, Path) and verdict:
         bench = _speed(original, cut, wish.provider, progress)
     found = inspection(analysis, located, classes, plan)
@@ -113,12 +113,16 @@ def _drift(both: Subject, wish: Wish, progress: Progress) -> DriftReport | None:
         return None  # a broken cut that does not run: the verdict says so
 
 
-def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Bench:
+def _speed(original: Path, cut: Path, provider: str, progress: Progress) -> Bench | str:
+    """Time both, or say why not: what was proved stays proved where a device is full."""
     from onnx_headcut.bench.measure import Settings, bench  # noqa: PLC0415  (only where wished)
     from onnx_headcut.validation.synthetic import synthetic  # noqa: PLC0415
 
     feed = synthetic(load(original).proto, count=1)[0]
-    return bench(original, cut, feed, Settings(provider, rounds=30, seconds=2.0), progress)
+    try:
+        return bench(original, cut, feed, Settings(provider, rounds=30, seconds=2.0), progress)
+    except HeadcutError as error:
+        return error.what
 
 
 def _after(cut: Path | onnx.ModelProto) -> Figures | None:

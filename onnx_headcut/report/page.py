@@ -58,7 +58,7 @@ class Material:
     before: Figures | None = None
     after: Figures | None = None
     drift: DriftReport | None = None
-    bench: Bench | None = None
+    bench: Bench | str | None = None  # or why there is none
     called: tuple[str | None, ...] = ()
     """What the cut's own record calls its columns, new and merged ones among them."""
     files: tuple[File, ...] = ()
@@ -263,6 +263,8 @@ def _speed(m: Material) -> Markup | None:
     b = m.bench
     if b is None:
         return None
+    if isinstance(b, str):
+        return _section("Speed", h("p", f"Not measured: {b}."))
     longest = max(b.original.high, b.cut.high)
     rows: list[tuple[Child, ...]] = [
         (name, h("span", class_="bar", style=f"width: {12 * t.median / longest:.2f}rem",
@@ -286,6 +288,7 @@ def _speed(m: Material) -> Markup | None:
         h("p", words),
         table("Latency", head, rows, numbers_from=2),
         table("Time by stage", ("stage", "original", "cut"), parts) if parts else None,
+        *(h("p", note) for note in b.notes),
     )
 
 

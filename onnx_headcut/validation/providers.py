@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import io
 import os
+import platform
 import re
 import sys
 import warnings
@@ -42,10 +43,11 @@ FULL_NAMES = {
 }
 _SHORT_NAMES = {full: short for short, full in FULL_NAMES.items()}
 
-# TF32 alone moves results by about 1e-3; the default search for the fastest convolution may take
-# another algorithm for the cut model than for the original. Both would drown what is looked for.
+# TF32 alone moves results by about 1e-3; a search for the fastest convolution may take another
+# algorithm at each start. Both would drown what is looked for. HEURISTIC asks cuDNN, which answers
+# alike each time (DEFAULT is onnxruntime's word for cuDNN's slow last resort).
 _EXACT_OPTIONS: dict[str, dict[str, str]] = {
-    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
+    "cuda": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
     # True and False are written out: unlike CUDA's, its parser takes no 0.
     "tensorrt": {"trt_fp16_enable": "False", "trt_int8_enable": "False"},
     "openvino": {"precision": "ACCURACY"},  # it takes bfloat16 where the processor has it
@@ -113,6 +115,11 @@ def how_to_get(provider: str) -> str:
         return f"{only}. Elsewhere, use --provider cpu."
     if PACKAGES[provider] == "onnxruntime-gpu" and sys.platform == "darwin":
         return "CUDA is not for macOS: use --provider coreml or cpu."
+    if PACKAGES[provider] == "onnxruntime-gpu" and platform.machine() == "aarch64":
+        return (
+            "PyPI has no onnxruntime-gpu for aarch64. For a Jetson, NVIDIA builds it for each JetPack:"
+            " https://elinux.org/Jetson_Zoo#ONNX_Runtime"
+        )
     others = [name for name in installed() if name != PACKAGES[provider]]
     # What two of them share is gone with either: the one that stays has to come anew.
     gone = " ".join(installed() if others else ())
@@ -193,6 +200,19 @@ def quiet(ort: Any) -> Iterator[io.StringIO]:
         ort.set_default_logger_severity(2)  # its documented default; there is no way to ask
 
 
+@contextlib.contextmanager
+def hushed(ort: Any, provider: str) -> Iterator[None]:
+    """Keep away what a device says to the default log while it runs: a line for each convolution."""
+    if provider == "cpu":
+        yield
+        return
+    ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(2)
+
+
 @functools.cache
 def probe(name: str) -> str:
     """Run a tiny model on a provider; "" where it worked, else what went wrong.
@@ -203,7 +223,7 @@ def probe(name: str) -> str:
     settings = SessionSettings(name, None, deterministic=True, optimization="all", threads=1)
     options = session_options(ort, settings, None)
     try:
-        with quiet(ort):
+        with quiet(ort), exactly(settings):
             preload(ort, name)
             inner = ort.InferenceSession(
                 _tiny_model(),
@@ -261,6 +281,22 @@ def _tiny_model() -> bytes:
     )
     opset = [helper.make_opsetid("", 13)]
     return bytes(helper.make_model(graph, ir_version=7, opset_imports=opset).SerializeToString())
+
+
+# The first that fits what a device says tells what helps.
+_HELP = (
+    (r"out of memory|allocate memory|MemoryAllocation|ALLOC_FAILED",
+     "Close other programs on the device, or use --provider cpu."),
+    (r"cuDNN is (not |un)available|cuFFT", f"Run: {INSTALL_CUDA}"),
+    (r"no kernel image",
+     "This onnxruntime has no code for this GPU: use another version of it, or --provider cpu."),
+)  # fmt: skip
+
+
+def what_helps(error: object) -> str:
+    """Say what to do about an error of a device; "" where that is not known."""
+    fitting = (advice for words, advice in _HELP if re.search(words, str(error), re.IGNORECASE))
+    return next(fitting, "")
 
 
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")

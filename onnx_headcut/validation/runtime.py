@@ -28,12 +28,14 @@ from onnx_headcut.validation.choosing import choose
 from onnx_headcut.validation.providers import (
     SessionSettings,
     exactly,
+    hushed,
     import_runtime,
     provider_list,
     quiet,
     reason,
     session_options,
     short_name,
+    what_helps,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ _OF_DEVICE = re.compile(
     r"CUDA (failure|error)|CUDNN|CUBLAS|CUFFT|cudaError|allocate memory|out of memory|no kernel image",
     re.IGNORECASE,
 )
-_ELSEWHERE = "Close other programs on the device, or use --provider cpu."
+_ELSEWHERE = "Say 'onnx-headcut doctor' to see what there is, or use --provider cpu."
 
 
 class RuntimeFailure(HeadcutError):
@@ -81,7 +83,8 @@ class Session:
         Raises RuntimeFailure where onnxruntime refuses the feed or fails.
         """
         try:
-            with exactly(self._settings):  # engines for dynamic shapes are built only here
+            # engines for dynamic shapes are built only here
+            with exactly(self._settings), hushed(import_runtime(), self.provider):
                 if BFLOAT16 in (*self._input_types.values(), *self._output_types.values()):
                     values = self._run_with_bfloat16(feed)
                 else:
@@ -89,7 +92,7 @@ class Session:
         except Exception as error:  # onnxruntime's errors share no base class
             text = f"onnxruntime could not run the model: {reason(error)}"
             if self.provider != "cpu" and _OF_DEVICE.search(str(error)):
-                raise ProviderError(text, advice=_ELSEWHERE) from error
+                raise ProviderError(text, advice=what_helps(error) or _ELSEWHERE) from error
             raise RuntimeFailure(text) from error
         for name, value in zip(self.output_names, values, strict=True):
             if not isinstance(value, np.ndarray):
@@ -151,6 +154,10 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
+        # over 2 GiB it could not be written else
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimized_to.name}.data"
+        )
     try:
         with quiet(ort), exactly(settings):
             inner = ort.InferenceSession(
@@ -163,7 +170,7 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
         if chosen != "cpu" and _opens_on_the_cpu(ort, source, settings):
             raise ProviderError(
                 f"{chosen} cannot take this model, or the part of it that is run: {reason(error)}",
-                advice=_ELSEWHERE if _OF_DEVICE.search(str(error)) else "Use --provider cpu.",
+                advice=what_helps(error) or "Use --provider cpu.",
             ) from error
         raise _load_error(error) from error
     session = Session(inner, source, settings, note)
@@ -243,10 +250,20 @@ def placement(
         return read_placement(session.end_profile())
 
 
+def read_profile(profile: Path) -> list[dict[str, Any]]:
+    """Read the events of an onnxruntime profile.
+
+    Of nodes there is one of category "Node" for each run, "<name>_kernel_time", with the provider in
+    "args". Builds with CUPTI add those of CUDA's kernels ("Kernel"), which nothing here counts.
+    """
+    events: list[dict[str, Any]] = json.loads(profile.read_text(encoding="utf-8"))
+    return events
+
+
 def read_placement(profile: Path) -> dict[str, int]:
     """Count the nodes of an onnxruntime profile by short provider name, most first."""
     seen: dict[tuple[str, str], str] = {}
-    for event in json.loads(profile.read_text()):
+    for event in read_profile(profile):
         details = event.get("args", {})
         if event.get("cat") != "Node" or not details.get("provider"):
             continue
