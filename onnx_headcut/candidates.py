@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_headcut.errors import CallReached
 from onnx_headcut.model import captures
-from onnx_headcut.ops import MIXING, MOVING, PASSING, REDUCING, WEIGHTED
+from onnx_headcut.ops import ACTIVATIONS, MIXING, MOVING, PASSING, REDUCING, WEIGHTED
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules.heads import channel_axis
 from onnx_headcut.scope import is_fixed
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.interpreter import Interpreter
     from onnx_headcut.scope import Scope
+
+
+PRODUCTS = frozenset({"Einsum", "MatMul"})
+"""Ops whose operands may all be computed."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ class Candidates:
                 continue  # a scale or a zero point
             if (node.domain, node.op_type) in self.layers:
                 return True
-            if node.op_type in WEIGHTED | MIXING and not self._is_no_layer(node):
+            weighs = is_product(self.scope, node) and self._is_activated(name)
+            if node.op_type in WEIGHTED | MIXING and not (weighs or self._is_no_layer(node)):
                 return True
             if node.op_type in {"RoiAlign", "MaxRoiPool"} and 0 in at:
                 return True
@@ -151,9 +156,16 @@ class Candidates:
             called = (node.domain, node.op_type) in self.interpreter.functions
             passing = node.op_type in MOVING | PASSING | REDUCING and node.op_type != "Where"
             further = any(self._hidden.get(o, False) for o in node.output)
-            if further and (called or (passing and data)):
+            if further and (called or weighs or (passing and data)):
                 return True
         return False
+
+    def _is_activated(self, name: str) -> bool:
+        """Whether it holds activated scores, as they are or moved: a product weighs others by them."""
+        maker = self.scope.node_of(name)
+        while maker is not None and maker.op_type in MOVING:
+            maker = self.scope.node_of(maker.input[0])
+        return maker is not None and maker.op_type in ACTIVATIONS
 
     def _is_no_layer(self, node: onnx.NodeProto) -> bool:
         return self._is_expectation(node) or is_conversion(self.scope, node)
@@ -167,6 +179,11 @@ class Candidates:
 
     def _is_fixed(self, name: str) -> bool:
         return is_fixed(self.scope, name)
+
+
+def is_product(scope: Scope, node: onnx.NodeProto) -> bool:
+    """Whether it multiplies what is computed with what is computed: it has no weights."""
+    return node.op_type in PRODUCTS and not any(is_fixed(scope, n) for n in node.input)
 
 
 def is_conversion(scope: Scope, node: onnx.NodeProto) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_headcut import limits
-from onnx_headcut.candidates import Candidates, is_conversion
+from onnx_headcut.candidates import Candidates, is_conversion, is_product
 from onnx_headcut.facts import attributes
 from onnx_headcut.ops import BROADCASTING, KEEPING, MOVING, PASSING, WEIGHTED
 from onnx_headcut.plain import simple
@@ -270,7 +270,8 @@ class Flow:
         """Whether the elements of ``value`` are summed up, as for an expected value."""
         readers = (self.scope.graph.node[i] for i in self.scope.index.consumers.get(value, ()))
         summing = WEIGHTED | {"ReduceSum", "ReduceMean"}
-        return any(r.op_type in summing and not is_conversion(self.scope, r) for r in readers)
+        return any(r.op_type in summing and not is_conversion(self.scope, r)
+                   and not is_product(self.scope, r) for r in readers)  # fmt: skip
 
     def leaf(self, numbers: Array) -> Array:
         """Leaf number of each element (-1: none)."""

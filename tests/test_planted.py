@@ -347,6 +347,14 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "classes_taken_apart_and_joined",
         Joins("scores", (1, 0, 2)),
     ),
+    "masks weighed for the class before": (
+        "masks_weighed_by_class_probabilities",
+        Reads("cls_map", 1, rolled(0, 0, 3)),
+    ),
+    "masks multiplied for the class before": (
+        "masks_multiplied_by_class_probabilities",
+        Reads("cls_map", 1, rolled(0, 0, 3)),
+    ),
     # boxes and masks of each class
     "an output without classes is cut as well": (
         "class_specific_boxes_that_are_given_out",

@@ -26,6 +26,7 @@ from onnx_headcut.rules import (
     indexing,
     movement,
     plugins,
+    products,
     scores,
 )
 
@@ -69,6 +70,7 @@ FAMILIES: dict[str, Iterable[str]] = {
     "moving elements": movement.RULES,
     "element by element": elementwise.RULES,
     "over classes": scores.RULES,
+    "products of computed tensors": products.RULES,
     "choosing detections": detections.RULES,
     "reading by index": indexing.RULES,
     "control flow": CONTROL,

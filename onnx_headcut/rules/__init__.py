@@ -33,6 +33,7 @@ from onnx_headcut.rules import (
     movement,
     one_hot,
     plugins,
+    products,
     quantized,
     rounding,
     scores,
@@ -55,6 +56,7 @@ RULES: dict[str, Callable[[View], Outcome]] = {
     **scores.RULES,
     **indexing.RULES,
     **detections.RULES,
+    **products.RULES,
 }
 
 

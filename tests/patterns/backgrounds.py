@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from patterns.frame import Pattern, front, graph, pattern
+from patterns.frame import Pattern, changed, front, graph, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,4 +108,37 @@ def classes_taken_apart_and_joined() -> Pattern:
       {", ".join(single)} = Split <axis = 2> (probs, ones){squeezed}{wide}
       scores = Concat <axis = 2> (r1, r2, r3, r4, r5)""",
         [1, 2, 3, 4, 5],
+    )
+
+
+@pattern
+def masks_weighed_by_class_probabilities() -> Pattern:
+    """A map of each class: all queries' masks by their probabilities, in an Einsum (Mask2Former)"""
+    weights, body, heads = front()
+    weights += (
+        ", int64[1] c0 = {0}, int64[1] minus = {-1}, int64[1] c2 = {2}, int64[4] square = {1,16,2,2}"
+    )
+    body += """
+      probs = Softmax <axis = 2> (logits)
+      objects = Slice (probs, c0, minus, c2)
+      mask_logits = Reshape (rects, square)
+      masks = Sigmoid (mask_logits)
+      maps = Einsum <equation = "bqc,bqhw->bchw"> (objects, masks)"""
+    axes = ((1, (0, 1, 2, 3, 4)),)
+    text = graph("float[1,K,2,2] maps", weights, body)
+    return Pattern(text, heads, "dense", background=5, dense=axes)
+
+
+@pattern
+def masks_multiplied_by_class_probabilities() -> Pattern:
+    """The same as a MatMul of classes x queries and queries x places"""
+    return changed(
+        masks_weighed_by_class_probabilities(),
+        (
+            'maps = Einsum <equation = "bqc,bqhw->bchw"> (objects, masks)',
+            """by_class = Transpose <perm = [0, 2, 1]> (objects)
+      maps = MatMul (by_class, masks)""",
+        ),
+        ("int64[4] square = {1,16,2,2}", "int64[3] square = {1,16,4}"),
+        ("float[1,K,2,2] maps", "float[1,K,4] maps"),
     )
