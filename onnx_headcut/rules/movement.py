@@ -89,8 +89,11 @@ def _before(
     key = kind, labels.axis, labels.ids.tobytes()
     known: dict[object, list[Mark | None]] = view.trace.interpreter.memory
     marks = known.get(key) if kind is not None else None
-    if marks is None:
+    if marks is None and view.op == "Pad":
         marks = [mark_of(view, o, labels, shape) for o in before]
+    elif marks is None:  # the op itself on the classes: a Transpose of numpy's moves no bytes
+        found = run(view, view.node, values, spread(labels, shape))
+        marks = [mark_along(view, classes) for classes in found]
         if kind is not None:
             known[key] = marks
     return before, marks
@@ -126,14 +129,24 @@ def padded(view: View, node: Any, values: Sequence[Array | None], data: Array) -
 
 
 def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) -> Mark | None:
-    """The mark of an output, from the classes of the elements that came there."""
-    if numbers.size == 0:
-        return None
-    along = [-1 if a == labels.axis else 1 for a in range(len(shape))]
-    spread = np.broadcast_to(labels.ids.astype(np.int32).reshape(along), shape)
-    classes = spread.ravel()[numbers]
-    if (numbers == FILL).any():
+    """The mark of an output, from the numbers of the elements that came there."""
+    classes = spread(labels, shape).ravel().take(numbers)
+    if numbers.size and (numbers == FILL).any():
         classes = beside_padding(np.where(numbers == FILL, NONE - 1, classes))
+    return mark_along(view, classes)
+
+
+def spread(labels: Labels, shape: tuple[int, ...]) -> Array:
+    """The class of every element, in few bytes."""
+    dtype = np.promote_types(np.int8, np.min_scalar_type(labels.ids.max(initial=0)))
+    along = [-1 if a == labels.axis else 1 for a in range(len(shape))]
+    return np.ascontiguousarray(np.broadcast_to(labels.ids.astype(dtype).reshape(along), shape))
+
+
+def mark_along(view: View, classes: Array) -> Mark | None:
+    """The mark of a tensor, from the classes of its elements."""
+    if not classes.size:
+        return None
     axes = varying(classes)
     if not axes:
         cls = int(classes.flat[0])
