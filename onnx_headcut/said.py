@@ -68,7 +68,8 @@ def refuse_anchors(seen: Seen, group: Group, beside: list[Group]) -> None:
             raise GraphRefused(
                 "anchors and classes lie on one axis that the graph never splits: "
                 + describe(seen.flow, group),
-                advice=f"say how: --layout anchors={anchors} where the {group.size // anchors} "
+                advice=seen.layout_advice()
+                or f"say how: --layout anchors={anchors} where the {group.size // anchors} "
                 f"columns of an anchor stand side by side (a·C + k), as {describe(seen.flow, g)} "
                 f"suggests, or --layout anchors={anchors},class-major (k·A + a); --layout anchors=1 "
                 "where they are one anchor's, as distances in bins (DFL) or coefficients of masks are",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, NoReturn
 
 from onnx_headcut.errors import GraphRefused, NoHead, UsageError
@@ -126,7 +127,28 @@ class Seen:
         )
 
     def layout_advice(self) -> str:
-        """How to say what a YOLO's raw maps hold, where names of classes say how many they are."""
+        """How to say what raw maps hold, where their numbers of columns show a detector's."""
+        return self._advice_for_boxes_in_space() or self._advice_for_yolo()
+
+    def _advice_for_boxes_in_space(self) -> str:
+        """Maps of PointPillars and SECOND: scores beside boxes of 7 numbers, or 9, and 2 directions."""
+        maps = [g for g in self.groups if g.kind == "raw" and g.size == g.extent and len(g.shape) > 3]
+        for boxes, turns, numbers in product(maps, maps, (7, 9)):
+            anchors, rest = divmod(boxes.size, numbers)
+            others = [g for g in maps if g not in (boxes, turns) and self.alike(g, boxes)]
+            fits = rest == 0 and turns.size == 2 * anchors and self.alike(boxes, turns)
+            if fits and len(others) == 1 and others[0].size % anchors == 0:
+                head = name_of(self.flow, min(others[0].leaves))
+                return (
+                    f"maps of {boxes.size} and {turns.size} columns beside these look like boxes of "
+                    f"{numbers} numbers and 2 directions of {anchors} anchors (PointPillars, SECOND): "
+                    f"say --head {head} --layout anchors={anchors}, and --background none where every "
+                    "score goes through a sigmoid behind the graph"
+                )
+        return ""
+
+    def _advice_for_yolo(self) -> str:
+        """Maps of a YOLO, where names of classes say how many they are."""
         extents = {g.extent for g in self.groups}
         for anchors in range(1, 10) if self.count is not None and len(extents) == 1 else ():
             columns, rest = divmod(next(iter(extents)), anchors)

@@ -216,6 +216,20 @@ def test_maps_that_nothing_splits_are_refused_with_the_words_that_split_them() -
             found(model, layout=odd)
 
 
+@pytest.mark.parametrize("numbers", [7, 9])
+def test_maps_with_boxes_in_space_are_refused_with_the_words_that_split_them(numbers: int) -> None:
+    """As PointPillars: of each anchor its classes, a box of 7 numbers or 9, and 2 directions."""
+    net, anchors = Net(), 6
+    sizes = {"scores": 3, "boxes": numbers, "turns": 2}
+    model = net.model(*(net.conv(net.features, anchors * n, name=k) for k, n in sizes.items()))
+    words = "--head scores --layout anchors=6, and --background none"
+    for told in ({}, {"layout": "anchors=6"}, {"heads": ["scores"]}):
+        with pytest.raises(hc.GraphRefused, match=words):
+            found(model, **told)
+    told = {"heads": ["scores"], "layout": "anchors=6"}
+    assert found(model, background="none", **told) == (3, {"scores"})
+
+
 def test_a_level_that_a_layout_does_not_fit_is_not_left_behind() -> None:
     net = Net()
     smaller = net.add("MaxPool", net.features, kernel_shape=[2, 2], strides=[2, 2])
