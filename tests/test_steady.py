@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from patterns import PATTERNS, REFUSED, Array, Head, Pattern, run
 
 import onnx_headcut as hc
+from onnx_headcut import steady
 from onnx_headcut.edits import CopyInput, Redeclare, Replace, alike, same
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import Fact
+from onnx_headcut.validation.inputs import NamedFeed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import onnx
 
 SIZES = ((1, 4, 4), (1, 3, 5), (1, 6, 5), (1, 8, 8))
 """Batch, height and width."""
@@ -73,11 +75,11 @@ class Special:
         )
         return Pattern(text, (HEAD,)).model()
 
-    def cut(self) -> hc.Cut:
-        """Cut it without validation, which might find the mistake."""
+    def cut(self, *, validation: bool = False) -> hc.Cut:
+        """Cut it, if not told otherwise without validation, which might find the mistake."""
         shapes = {"x": self.example}
         told: dict[str, Any] = {"ids": self.ids, "labels": list("abcdef"), "background": "none"}
-        return hc.cut(self.model(), [4, 2], input_shapes=shapes, validation=False, **told)
+        return hc.cut(self.model(), [4, 2], input_shapes=shapes, validation=validation, **told)
 
 
 HEAD = Head("cls_w", "cls_b", tuple(range(6)))
@@ -224,3 +226,73 @@ def test_edits_are_alike_whatever_the_example_was() -> None:
     assert alike(copy, CopyInput((3,), 1, (2,), dict(parts), np.array([8, 6])))
     assert not alike(copy, CopyInput((3,), 1, (2,), {1: np.array([3])}, np.array([4, 6])))
     assert not alike(copy, Replace((3,), 1, np.array([4, 6])))
+
+
+# ------------------------------------------------------------------ validation, as the second net
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "the classes stand behind the first six",
+        "a batch of one is squeezed away",
+        "a map of one cell needs no transposing",
+        "class numbers and the width, less six",
+    ],
+)
+def test_validation_runs_at_other_sizes_than_the_given_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "hold", lambda *_: None)  # a cut that is right for the example alone
+    verdict = SPECIAL[name].cut(validation=True).verdict
+    assert verdict is not None
+    assert verdict.status == "failed", verdict
+
+
+def shifted() -> tuple[Pattern, onnx.ModelProto, onnx.ModelProto]:
+    """A detector that finds nothing by itself, a cut of it, and one whose labels follow the width."""
+    found = PATTERNS["nms_columns_gathered"]()
+    found = replace(found, text=found.text.replace("float[1,8,4,4] x", "float[1,8,H,W] x"))
+    model = found.model()
+    bias = next(t for t in model.graph.initializer if t.name == "cls_b")
+    low = [0.0] + [-30.0] * 5
+    bias.CopyFrom(numpy_helper.from_array(np.array(low, np.float32), "cls_b"))
+    told: dict[str, Any] = {**found.told, "input_shapes": {"x": (1, 8, 4, 4)}}
+    cut = hc.cut(model, [2, 4], validation=False, **told).model
+    wrong = onnx.ModelProto.FromString(cut.SerializeToString())
+    labels = next(n for n in wrong.graph.node if "labels" in n.output)
+    labels.output[0] = "right"
+    wrong.graph.initializer.append(numpy_helper.from_array(np.array(3), "at"))
+    wrong.graph.initializer.append(numpy_helper.from_array(np.array(4), "usual"))
+    wrong.graph.node.extend(
+        [
+            helper.make_node("Shape", ["x"], ["sizes"]),
+            helper.make_node("Gather", ["sizes", "at"], ["wide"]),
+            helper.make_node("Sub", ["wide", "usual"], ["more"]),
+            helper.make_node("Add", ["right", "more"], ["labels"]),
+        ]
+    )
+    return found, model, wrong
+
+
+@pytest.mark.parametrize("given", ["synthetic", "the person's own"])
+def test_detections_are_excited_at_other_sizes_too(given: str) -> None:
+    found, model, wrong = shifted()
+    feeds = None if given == "synthetic" else [NamedFeed("mine", picture((1, 4, 4)))]
+    told: dict[str, Any] = {**found.told, "input_shapes": {"x": (1, 8, 4, 4)}, "feeds": feeds}
+    verdict = hc.validate(model, wrong, [2, 4], **told)
+    assert verdict.status == "failed", verdict
+    assert "1x8x2x8" in verdict.reasons[0]
+
+
+def test_what_a_cut_means_is_told_of_the_given_inputs_alone() -> None:
+    plain = Special("float[N,K,C] scores", "\n  scores = Softmax <axis = 2> (logits)")
+    feed = picture((1, 4, 6))
+    told: dict[str, Any] = {"labels": list("abcdef"), "background": "none"}
+    cut = hc.cut(plain.model(), [4, 2], feeds=[NamedFeed("mine", feed)], **told)
+    assert cut.verdict is not None
+    assert cut.verdict.status == "passed"
+    assert len(cut.verdict.feeds) == 3  # and synthetic ones of another batch and another size
+    (before,), (after,) = run(plain.model(), feed), run(cut.model, feed)
+    moved = np.abs(after - before[..., [4, 2]]).max()
+    assert cut.verdict.drift[0].max_change == pytest.approx(moved, rel=1e-4)

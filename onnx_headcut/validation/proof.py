@@ -27,7 +27,7 @@ from onnx_headcut.validation.reference import leading
 from onnx_headcut.validation.searching import ranked
 from onnx_headcut.validation.sets import Sets
 from onnx_headcut.validation.structure import structural
-from onnx_headcut.validation.synthetic import synthetic
+from onnx_headcut.validation.synthetic import elsewhere, synthetic
 from onnx_headcut.validation.tally import Layout, Ledger
 from onnx_headcut.validation.verdict import Deployed, Settings, Verdict, decide, merged
 
@@ -179,7 +179,7 @@ class _Proof:
     ) -> None:
         self.original, self.cut, self.provider = subject.original, subject.cut, subject.provider
         self.columns, self.settings, self.chunk = columns, settings, chunk
-        self.rounded = subject.rounded
+        self.rounded, self.given = subject.rounded, subject.feeds
         self.ledger = Ledger(columns, settings)
         self.pair: Pair | None = None
         self.used: list[str] = []
@@ -236,10 +236,20 @@ class _Proof:
                 seed=settings.seed,
                 shapes=settings.shapes,
             )
+        elif not any(feed.may_fail for feed in feeds):
+            feeds = [*feeds, *self._beside(feeds)]
         try:
             self._run(sites, cut_sites, feeds)
         except CutBroken as error:
             self.ledger.fail(str(error))
+
+    def _beside(self, feeds: Sequence[NamedFeed]) -> list[NamedFeed]:
+        """Synthetic inputs of other sizes than those that were given, where sizes are open."""
+        shapes = {name: array.shape for feed in feeds[:1] for name, array in feed.feed.items()}
+        try:
+            return elsewhere(self.original.proto, seed=self.settings.seed, shapes=shapes)
+        except UsageError:  # inputs that only their user can make
+            return []
 
     def others(self, settings: Settings) -> list[NamedFeed]:
         """Synthetic inputs on which the original finds more than nothing, best first."""
@@ -278,7 +288,9 @@ class _Proof:
                 if layout.dense:
                     reference, got = pair.noise(0)
                     layout.compare("noise in place of all scores", reference, got)
-            self._compare_feed(pair, feed.name, layout, sets)
+            elif feed.may_fail and sets is not None:
+                sets.prove_again(feed.name)
+            self._compare_feed(pair, feed, layout, sets)
             if self.deployed is None:
                 outputs = pair.deployed_outputs
                 groups = () if sets is None else sets.groups
@@ -309,8 +321,9 @@ class _Proof:
         layout.check_numbering([site.ids for site in sites])
         return layout
 
-    def _compare_feed(self, pair: Pair, name: str, layout: Layout, sets: Sets | None) -> None:
+    def _compare_feed(self, pair: Pair, feed: NamedFeed, layout: Layout, sets: Sets | None) -> None:
         """Compare the cut with the masked original, and that with the original as it is."""
+        name = feed.name
         outputs, cut_scores = pair.cut_as_it_is()
         reference, scores = pair.masked(cut_scores)
         for site, expected in zip(pair.original.sites, scores, strict=True):
@@ -327,9 +340,13 @@ class _Proof:
         graph = self.original.proto.graph
         for doubt in left_behind(graph, layout.apart, pair.state.outputs, outputs):
             self.ledger.doubt(doubt)
+        if sets is not None:
+            sets.compare_feed(name, reference, outputs)
+        if feed.may_fail and self.given is not None:
+            return  # what a cut changes in meaning is told of the inputs that were given
         layout.drift(pair.state.outputs, reference)
         if sets is not None:
-            sets.compare_feed(name, reference, outputs, pair.narrow(pair.state.outputs))
+            sets.drift(reference, pair.narrow(pair.state.outputs))
 
     def _compare_made(
         self, run: str, layout: Layout, original: tuple[Site, Array], cut: tuple[Site, Array]

@@ -47,6 +47,7 @@ class Sets:
         self._columns_of: list[dict[float, int]] = []
         self._calm: list[float] = []
         self._shown: list[set[int]] = []
+        self._studied: Study | None = None
 
     @property
     def groups(self) -> Sequence[d.Group]:
@@ -71,7 +72,7 @@ class Sets:
         if len(self.columns.order) == 1 and learner.is_full_softmax():
             self.ledger.doubt("a softmax over one class is 1 everywhere: nothing shows whose it is")
         study = learner.study()
-        self._groups, self._shown = study.groups, study.shown
+        self._groups, self._shown, self._studied = study.groups, study.shown, study
         for group, labels in zip(study.groups, study.labels, strict=True):
             calm = d.calm_of(group, d.all_rows(group, study.quiet))
             self._calm.append(-np.inf if study.exciter.low else calm)  # quiet rows are no junk
@@ -83,6 +84,17 @@ class Sets:
         if study.exciter.low:
             above = self.pair.exciter(study.exciter.background)
             self._compare("a background at its place", *self.pair.run(above.excited(study.density)))
+
+    def prove_again(self, run: str) -> None:
+        """Excite every kept class once more, on an input of another size."""
+        study = self._studied
+        if study is None:
+            return
+        rounded = self.pair
+        self.pair = rounded.without_rounding() or rounded
+        exciter = self.pair.exciter(study.exciter.background, low=study.exciter.low)
+        self._compare(f"{run}, excited", *self.pair.run(exciter.excited(study.density)))
+        self.pair = rounded
 
     def _learn_ids(self, group: d.Group, labels: d.Labels) -> None:
         """Work out which id of the cut stands for which of the original, per label column."""
@@ -163,8 +175,8 @@ class Sets:
 
     # -------------------------------------------------------------- comparing
 
-    def compare_feed(self, run: str, reference: Values, got: Values, original: Values) -> None:
-        """Compare detections on an input, and the masked original with the original as it is."""
+    def compare_feed(self, run: str, reference: Values, got: Values) -> None:
+        """Compare detections on an input."""
         if not self.names:
             return
         exact = self.pair.without_rounding()
@@ -176,6 +188,9 @@ class Sets:
             self._compare(run, *exact.run(patterns, gain=1.0), floor=_floor)
             self.pair = rounded
             self._tell_rounding(reference, got)
+
+    def drift(self, reference: Values, original: Values) -> None:
+        """Compare detections of the masked original with those of the original as it is."""
         for index, group in enumerate(self._groups):
             before, after = d.all_rows(group, original), d.all_rows(group, reference)
             floor = _floor(group, after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.inputs import Array, Feed
 
 _BASE_SIZE = 320  # of images whose size is dynamic: a multiple of every usual stride
-_OTHER_SIZE = {"height": 256, "width": 384}  # of one feed more, and not square
-_OTHER_BATCH = 2
+_GROUPS: tuple[tuple[AxisName, ...], ...] = (("batch",), ("height", "width"))
+_STRIDE = 128  # the largest of these: of other sizes, what divides both stays
 
 
 def synthetic(
@@ -34,14 +36,12 @@ def synthetic(
     """Make ``count`` feeds of the declared shapes and dtypes; the same arguments, the same values.
 
     ``shapes`` sets whole shapes by input name. Dynamic dimensions get one value per dim_param in
-    a feed. The last feeds take another batch and another image size where these are dynamic.
-    Raises UsageError where a shape cannot be known or ``shapes`` contradicts the model.
+    a feed. The last feeds take another batch and another image size where the model declares these
+    dynamic, whatever is set. Raises UsageError where a shape cannot be known or ``shapes``
+    contradicts the model.
     """
     specs = with_shapes(input_specs(model), shapes or {})
     image = image_input(model)
-    if image is not None:
-        spec = next(spec for spec in specs if spec.name == image.spec.name)
-        image = ImageInput(spec, image.axes, image.channels, image.low, image.high)
     variants = _variants(image, count)
     return [
         _synthetic_feed(specs, image, index, np.random.default_rng([seed, index]), variants[index])
@@ -51,13 +51,19 @@ def synthetic(
 
 def _variants(image: ImageInput | None, count: int) -> list[tuple[AxisName, ...]]:
     """Say for each feed which dynamic axes of the image move away from their usual extent."""
-    groups: list[tuple[AxisName, ...]] = [("batch",), ("height", "width")]
-    moved = [
-        group
-        for group in groups
-        if image is not None and any(axis in image.axes and image.size(axis) is None for axis in group)
-    ][: max(count - 1, 0)]
+    if image is None:
+        return [()] * count
+    free = [tuple(a for a in g if a in image.axes and image.size(a) is None) for g in _GROUPS]
+    moved = [group for group in free if group][: max(count - 1, 0)]
     return [()] * (count - len(moved)) + moved
+
+
+def elsewhere(
+    model: onnx.ModelProto, *, seed: int = 0, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[NamedFeed]:
+    """Make a feed for each way in which `synthetic` moves away from a shape; none of a fixed one."""
+    ways = sum(map(bool, _variants(image_input(model), len(_GROUPS) + 1)))
+    return synthetic(model, count=ways + 1, seed=seed, shapes=shapes)[1:]
 
 
 def _usual(image: ImageInput, axis: AxisName) -> int:
@@ -67,6 +73,30 @@ def _usual(image: ImageInput, axis: AxisName) -> int:
     if axis == "channel":
         return image.channels
     return image.size("width" if axis == "height" else "height") or _BASE_SIZE
+
+
+def _other(axis: AxisName, usual: int) -> int:
+    """Choose another extent: one picture more, less high, wider; so it is not square."""
+    unit = math.gcd(usual, _STRIDE)
+    if axis == "batch":
+        return usual + 1
+    if axis == "height":
+        return usual * 4 // 5 // unit * unit or usual // 2 or 2
+    return max(usual * 6 // 5 // unit * unit, usual + unit)
+
+
+def _shape(
+    given: InputSpec, image: ImageInput, moved: tuple[AxisName, ...], bound: dict[str, int]
+) -> tuple[int, ...]:
+    """Say how large a picture is fed; axes that are ``moved`` are other than is ``given``."""
+    extents = {axis: _usual(image, axis) for axis in image.axes}
+    none = Picture(1, _BASE_SIZE, _BASE_SIZE, _BASE_SIZE, _BASE_SIZE)
+    usual = resolve(given, extents, none, {}, image.axes)
+    sizes = dict(zip(image.axes, usual, strict=True))
+    extents |= {axis: _other(axis, sizes[axis]) for axis in moved}
+    both = zip(image.axes, given.dims, image.spec.dims, strict=True)
+    dims = tuple(declared if axis in moved else dim for axis, dim, declared in both)
+    return tuple(resolve(replace(given, dims=dims), extents, none, bound, image.axes))
 
 
 def _synthetic_feed(
@@ -81,9 +111,7 @@ def _synthetic_feed(
     picture = Picture(1, _BASE_SIZE, _BASE_SIZE, _BASE_SIZE, _BASE_SIZE)
     pattern = "shapes" if moved else PATTERNS[index % len(PATTERNS)]
     if image is not None:
-        extents = {axis: _usual(image, axis) for axis in image.axes}
-        extents |= {axis: _OTHER_SIZE.get(axis, _OTHER_BATCH) for axis in moved}
-        shape = tuple(resolve(image.spec, extents, picture, bound, image.axes))
+        shape = _shape(next(s for s in specs if s.name == image.spec.name), image, moved, bound)
         sizes = dict(zip(image.axes, shape, strict=True))
         height, width = sizes["height"], sizes["width"]
         picture = Picture(sizes.get("batch", 1), height, width, height, width)
