@@ -77,12 +77,12 @@ class Analysis:
         None where no extent of any input is dynamic. What is reckoned from an example may be so in
         that example alone: what a cut is based on has to be so here, too.
         """
-        return self._elsewhere([(2, _smaller), (2, _larger), (2, int), (0, _smaller), (0, _larger)])
+        return self._elsewhere([(1, _smaller), (1, _larger), (1, int), (0, _smaller), (0, _larger)])
 
     @cached_property
     def larger(self) -> Analysis | None:
         """The same for larger pictures, for cuts that leave too little of smaller ones."""
-        return self._elsewhere([(2, _larger), (2, int), (0, _larger)])
+        return self._elsewhere([(1, _larger), (1, int), (0, _larger)])
 
     def _elsewhere(self, ways: Sequence[Way]) -> Analysis | None:
         if not self.shapes:
@@ -129,7 +129,7 @@ def analyse(
         raise UsageError("the model's inputs have no usable shape")
     best.unknown = fewest
     known, bound = best.main, best.shapes  # not the analysis itself, which would hold what holds it
-    doubled: list[Way] = [(1, _doubled), (1, int), (0, int)]
+    doubled: list[Way] = [(2, _doubled), (2, int), (0, int)]
     known.otherwise = lambda: _otherwise(known, interpreter, bound, fewest, doubled, OTHER_ROWS)[0]
     return best
 

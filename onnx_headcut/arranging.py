@@ -7,6 +7,8 @@ these ops that is not written out here. What both say is compared in the tests.
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,24 @@ if TYPE_CHECKING:
 
     Attributes = Mapping[str, Any]
     Inputs = Sequence[Array | None]
+
+
+SMALL = 1 << 22
+"""Elements up to which their numbers are written once and shown again: 16 MB."""
+
+
+def numbers(shape: tuple[int, ...]) -> Array:
+    """Number the elements of a tensor in their order (int32), to see where they go; read-only."""
+    size = math.prod(shape)
+    known = _counted(1 << (size - 1).bit_length()) if 0 < size <= SMALL else _counted.__wrapped__(size)
+    return known[:size].reshape(shape)
+
+
+@lru_cache(maxsize=2)
+def _counted(size: int) -> Array:
+    found = np.arange(size, dtype=np.int32)
+    found.flags.writeable = False
+    return found
 
 
 def arranged(node: onnx.NodeProto, inputs: Inputs) -> Array | None:

@@ -17,7 +17,7 @@ from onnx.defs import OpSchema, SchemaError, get_schema
 from onnx.external_data_helper import uses_external_data
 from onnx.shape_inference import InferenceError, infer_node_outputs
 
-from onnx_headcut.arranging import arranged
+from onnx_headcut.arranging import arranged, numbers
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, attributes, of_array, of_tensor, of_type, to_type
 from onnx_headcut.plain import MICROSOFT, plain
@@ -127,13 +127,11 @@ class Interpreter:
         once while there is room to remember it; the second result stands for the kind, or is None.
         """
         shape = inputs[0].static or ()
-        size = math.prod(shape)
         kind = _kind(node, [Fact(shape, TensorProto.INT32), *inputs[1:]])
         if kind in self.memory:
             found: list[Array] = self.memory[kind]
             return found, kind
-        numbers = np.arange(size, dtype=np.int32).reshape(shape)
-        result = self.run(node, [numbers, *(f.value for f in inputs[1:])])
+        result = self.run(node, [numbers(shape), *(f.value for f in inputs[1:])])
         for out in result:
             out.flags.writeable = False
         needed = sum(out.size for out in result)

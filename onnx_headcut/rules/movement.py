@@ -17,6 +17,7 @@ import numpy as np
 
 from onnx_headcut import edits as ed
 from onnx_headcut import limits
+from onnx_headcut.arranging import numbers
 from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.view import Outcome
@@ -51,9 +52,9 @@ def movement(view: View) -> Outcome:
     before, marks = _before(view, labels, shape)
     if view.sel.identity or all(isinstance(m, Whole) and m.cls not in view.sel.column for m in marks):
         return Outcome(marks)
-    numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-    wanted = [kept(view, o, m, numbers.size) for o, m in zip(before, marks, strict=True)]
-    left = told_apart(numbers, view.take(labels.ids), labels.axis, numbers.size)
+    size = math.prod(shape)
+    wanted = [kept(view, o, m, size) for o, m in zip(before, marks, strict=True)]
+    left = told_apart(numbers(shape), view.take(labels.ids), labels.axis, size)
     if all(w is None or w.size or not o.size for w, o in zip(wanted, before, strict=True)):
         proposals = [[], *PROPOSALS.get(view.op, nothing)(view, labels, before, marks)]
         if not any(o.size for o in before):
@@ -80,8 +81,7 @@ def _before(
     """Where the elements go in the original, and the marks that this gives its outputs."""
     values = [f.value for f in view.old]
     if view.op == "Pad":
-        numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
-        before, kind = run(view, view.node, values, numbers), None
+        before, kind = run(view, view.node, values, numbers(shape)), None
     else:
         check_sources(view, view.node, values)
         before, kind = view.trace.interpreter.moved(view.node, view.old)
@@ -128,19 +128,19 @@ def padded(view: View, node: Any, values: Sequence[Array | None], data: Array) -
     return np.pad(data, widths, constant_values=FILL)
 
 
-def mark_of(view: View, numbers: Array, labels: Labels, shape: tuple[int, ...]) -> Mark | None:
+def mark_of(view: View, came: Array, labels: Labels, shape: tuple[int, ...]) -> Mark | None:
     """The mark of an output, from the numbers of the elements that came there."""
-    classes = spread(labels, shape).ravel().take(numbers)
-    if numbers.size and (numbers == FILL).any():
-        classes = beside_padding(np.where(numbers == FILL, NONE - 1, classes))
+    classes = spread(labels, shape).ravel().take(came)
+    if came.size and (came == FILL).any():
+        classes = beside_padding(np.where(came == FILL, NONE - 1, classes))
     return mark_along(view, classes)
 
 
 def spread(labels: Labels, shape: tuple[int, ...]) -> Array:
-    """The class of every element, in few bytes."""
+    """The class of every element, in few bytes; read-only."""
     dtype = np.promote_types(np.int8, np.min_scalar_type(labels.ids.max(initial=0)))
     along = [-1 if a == labels.axis else 1 for a in range(len(shape))]
-    return np.ascontiguousarray(np.broadcast_to(labels.ids.astype(dtype).reshape(along), shape))
+    return np.broadcast_to(labels.ids.astype(dtype).reshape(along), shape)
 
 
 def mark_along(view: View, classes: Array) -> Mark | None:
