@@ -215,7 +215,8 @@ class Interpreter:
                 ir_version=self.ir_version,
             )
         except ValidationError as error:  # types that the schema does not allow
-            if TensorProto.BFLOAT16 not in {f.elem_type for f in inputs}:
+            if TensorProto.BFLOAT16 not in {*(f.elem_type for f in inputs),
+                                            *(a.t.data_type for a in node.attribute)}:  # fmt: skip
                 raise InferenceError(str(error)) from None
             return self._infer_wide(node, inputs)
         return [of_type(types[n]) if n in types else UNKNOWN for n in node.output]
@@ -224,6 +225,8 @@ class Interpreter:
         """As with float32 in place of bfloat16, which PyTorch writes at opsets that have it not yet."""
         half, full = TensorProto.BFLOAT16, TensorProto.FLOAT
         wide = [Fact(f.shape, full) if f.elem_type == half else f for f in inputs]
+        if any(a.t.data_type == half for a in node.attribute):
+            node = _with_tensors(node, half, full)
         found = self._infer_shapes(node, wide)
         return [Fact(f.shape, half) if f.elem_type == full else f for f in found]
 
@@ -360,6 +363,17 @@ def infer_or_unknown(
         return interpreter.infer(node, inputs)
     except (InferenceError, ValueError, TypeError, KeyError):
         return [UNKNOWN] * len(node.output)
+
+
+def _with_tensors(node: onnx.NodeProto, old: int, new: int) -> onnx.NodeProto:
+    """The node with other types of what its attributes store; the numbers do not matter."""
+    changed = onnx.NodeProto()
+    changed.CopyFrom(node)
+    for attribute in changed.attribute:
+        if attribute.t.data_type == old:
+            empty = np.zeros(tuple(attribute.t.dims), helper.tensor_dtype_to_np_dtype(new))
+            attribute.t.CopyFrom(numpy_helper.from_array(empty, attribute.t.name))
+    return changed
 
 
 def _bound(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:

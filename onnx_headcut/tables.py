@@ -231,7 +231,7 @@ def _compared(verdict: Verdict) -> str:
     if any(row.kind == "detections" for row in verdict.outputs):
         parts.append(f"{detections:,} detections")
     runs = f"{many(verdict.runs, 'run')} on {many(len(verdict.feeds), 'input')}"
-    return f"{', '.join(parts)}, in {runs}"
+    return f"{', '.join(parts)}, in {runs}{verdict.widened}"
 
 
 def _ran_on(where: Where) -> str:

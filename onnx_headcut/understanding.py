@@ -139,7 +139,10 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
                 "the model was cut with --scores exact, and merges or repeats classes behind whole "
                 "heads: inspect and cut its original"
             )
-        raise
+        # only where a graph is refused
+        from onnx_headcut.mistyped import real_cause  # noqa: PLC0415
+
+        raise real_cause(error, analysis) from None
     found = dropped_column(analysis, located.count)
     evidence = Evidence(found[0], _background_told(*found)) if found else None
     if evidence is None and record is not None and record.keep:

@@ -145,13 +145,6 @@ def test_bfloat16_at_an_opset_that_has_it_not_yet() -> None:
         o.type.tensor_type.shape for o in wanted.model.graph.output]  # fmt: skip
 
 
-@pytest.mark.parametrize("elem_type", [TensorProto.BFLOAT16, TensorProto.DOUBLE])
-def test_a_type_that_the_runtime_has_no_kernels_for_is_said_with_the_way_out(elem_type: int) -> None:
-    with pytest.raises(hc.HeadcutError, match="cannot load") as caught:
-        hc.cut(retyped(tiny(), elem_type), ["fox", "cat"], provider="cpu")
-    assert "--no-validate" in caught.value.advice
-
-
 def test_double() -> None:
     model = from_text("""<ir_version: 8, opset_import: ["": 17]>
         g (double[N,6] x) => (double[N,5] s, double[N,4] b)
@@ -159,4 +152,32 @@ def test_double() -> None:
           l = Gemm (x, w, c)  s = Softmax <axis = 1> (l)  b = MatMul (x, v) }""")
     result = hc.cut(model, [3, 1], background="first", provider="cpu")
     assert result.verdict, result.verdict and result.verdict.lines()
+    assert not result.verdict.in_float32
     assert result.plan.sites == (Site("l", 1, (0, 1, 2, 3, 4), "softmax"),)
+
+
+INT16 = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[N,6] x) => (float[N,5] s, float[N,4] b)
+    <float[6,5] w, float[5] c, float[6,4] v, float q = {0.01}, int16 z = {0}> {
+      xq = QuantizeLinear (x, q, z)  xd = DequantizeLinear (xq, q, z)
+      l = Gemm (xd, w, c)  s = Softmax <axis = 1> (l)  b = MatMul (xd, v) }"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "way"),
+    [
+        ("", "", "it does not take float and int16 before opset 21, and the model imports 17", "com.m"),
+        ("xd = Deq", "xd = Gelu (x)  unused = Deq", "ONNX has no Gelu before opset 20", "opset 20 or"),
+        ("xd = Deq", "xd = Acos (xq)  unused = Deq", "it does not take uint8 at any opset", "float32"),
+    ],
+)
+def test_a_type_that_onnx_does_not_have_there_is_the_cause(
+    old: str, new: str, said: str, way: str
+) -> None:
+    text = INT16.replace(old, new) if old else INT16
+    if old:
+        text = text.replace("int16", "uint8")
+    with pytest.raises(hc.GraphRefused, match=said) as caught:
+        hc.cut(from_text(text), [3, 1], background="first")
+    assert way in caught.value.advice
+    assert caught.value.node

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, MutableSequence
 
 SHAPES = Path(__file__).parents[1] / "models" / "shapes"
 KEEP = (5, 1, 9)
@@ -64,26 +64,53 @@ def optimised(model: onnx.ModelProto, level: str, folder: Path) -> onnx.ModelPro
 
 
 def retyped(model: onnx.ModelProto, elem_type: int) -> onnx.ModelProto:
-    """Every float tensor of a model, stored, declared or cast to, in another float type."""
-    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    """Every float tensor of a model, stored, declared or cast to, in another float type.
 
-    def changed(tensor: TensorProto) -> None:
-        if tensor.data_type == TensorProto.FLOAT:
-            value = numpy_helper.to_array(tensor).astype(dtype)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    In bodies and functions, too. What NonMaxSuppression reads, which it takes in float32 alone, is
+    cast for it.
+    """
+    _retype_graph(model.graph, elem_type)
+    for function in model.functions:
+        _retype_nodes(function.node, elem_type)
+    return model
 
-    for tensor in model.graph.initializer:
-        changed(tensor)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                changed(attribute.t)
-            elif node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
-                attribute.i = elem_type
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+
+def _retype_graph(graph: onnx.GraphProto, elem_type: int) -> None:
+    for tensor in graph.initializer:
+        _retype(tensor, elem_type)
+    _retype_nodes(graph.node, elem_type)
+    for value in [*graph.input, *graph.output, *graph.value_info]:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = elem_type
-    return model
+
+
+def _retype_nodes(nodes: MutableSequence[onnx.NodeProto], elem_type: int) -> None:
+    for at in reversed(range(len(nodes))):
+        node = nodes[at]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _retype(attribute.t, elem_type)
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                _retype_graph(attribute.g, elem_type)
+            elif node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = elem_type
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            zero = numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(elem_type)))
+            node.attribute.append(helper.make_attribute("value", zero))
+        casts = []
+        for slot in (0, 1, 3, 4) if node.op_type == "NonMaxSuppression" else ():
+            if node.input[slot:] and node.input[slot]:
+                name = f"{node.output[0]} reads {slot}"
+                casts.append(helper.make_node("Cast", [node.input[slot]], [name], to=1))
+                node.input[slot] = name
+        for cast in casts:
+            nodes.insert(at, cast)
+
+
+def _retype(tensor: TensorProto, elem_type: int) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        value = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(elem_type))
+        tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
 
 
 def weights_behind(

@@ -52,7 +52,7 @@ def results(verdict: Verdict, model: str) -> list[Result]:
     ]
     told = {result.topic.id for result in found}
     rows = [row for row in verdict.outputs if row.runs]
-    compared = f"{verdict.values:,} values in {verdict.runs} runs"
+    compared = f"{verdict.values:,} values in {verdict.runs} runs{verdict.widened}"
     if EQUAL.id not in told and rows:
         found.append(Result(model, EQUAL, "passed", f"{compared} are equal", "error"))
     if EVIDENCE.id not in told and verdict.status != "failed":

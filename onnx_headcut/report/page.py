@@ -98,9 +98,10 @@ def _verdict(m: Material) -> Markup:
     v = m.verdict
     order = enumerate(m.plan.selection.order)
     kept = [m.name(new, c) for new, c in order if c != m.classes.background]
+    where = f"{many(v.runs, 'run')} on {many(len(v.feeds), 'input')}{v.widened}"
     facts: list[tuple[str, str]] = [
         ("Kept", ", ".join(kept)),
-        ("Compared", f"{v.values:,} values in {many(v.runs, 'run')} on {many(len(v.feeds), 'input')}"),
+        ("Compared", f"{v.values:,} values in {where}"),
     ]
     worst = max((row.max_abs for row in v.outputs), default=0.0)
     facts += [("Largest difference", f"{worst:.3g}")] if v.values else []

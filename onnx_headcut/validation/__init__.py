@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_headcut.validation.claims import Claims, Findings
     from onnx_headcut.validation.compare import Tolerance
-    from onnx_headcut.validation.entrances import validate
     from onnx_headcut.validation.mapped import NewColumn
     from onnx_headcut.validation.mixture import Beginning, Mixture
     from onnx_headcut.validation.structure import structural
     from onnx_headcut.validation.verdict import Settings, Verdict
+    from onnx_headcut.validation.widened import validate
 
 __all__ = [
     "Beginning", "Claims", "Findings", "Mixture", "NewColumn", "Settings", "Tolerance", "Verdict",
@@ -32,7 +32,7 @@ _HOMES = {
     "NewColumn": "mapped",
     "Beginning": "mixture",
     "Mixture": "mixture",
-    "validate": "entrances",
+    "validate": "widened",
 }
 
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from onnx_headcut.storage.tensors import to_array
 from onnx_headcut.validation.fitted import Side
+from onnx_headcut.validation.half import stored_name
 from onnx_headcut.validation.mapped import spread
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def complaints(
     proto = silenced(cut, weights)
     scores = Side(proto, cut.folder, sites).session(provider).run(feed)
     kinds = [onnx.helper.tensor_dtype_to_np_dtype(t.data_type)
-             for t in proto.graph.initializer if t.name in made]  # fmt: skip
+             for t in cut.as_stored.graph.initializer if t.name in made]  # fmt: skip
     found = []
     for site in sites:
         there = spread(site, scores[site.value], chunk.total + len(rows))
@@ -80,8 +81,9 @@ def silenced(model: Model, weights: set[str]) -> onnx.ModelProto:
     stored = [(t.name, t) for t in proto.graph.initializer]
     stored += [(node.output[0], a.t) for node in proto.graph.node
                if node.op_type == "Constant" for a in node.attribute if a.name == "value"]  # fmt: skip
+    elsewhere = {stored_name(name) for name in weights}
     for name, tensor in stored:
-        if name in weights:
+        if name in weights or name in elsewhere:
             zeros = np.zeros_like(to_array(tensor, model.folder))
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
     return proto

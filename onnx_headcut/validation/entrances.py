@@ -51,8 +51,8 @@ _LACKING = re.compile(
 
 
 def validate(  # noqa: PLR0913  (as `proof.validate`)
-    original: onnx.ModelProto | Path,
-    cut: onnx.ModelProto | Path,
+    original: onnx.ModelProto | Path | Model,
+    cut: onnx.ModelProto | Path | Model,
     *,
     claims: Claims | None = None,
     settings: Settings | None = None,
@@ -84,7 +84,7 @@ def validate(  # noqa: PLR0913  (as `proof.validate`)
     problems, doubts = parts.problems(settings.ids)
     structure = None
     if claims is not None:
-        structure = structural(before.proto, after.proto, claims,
+        structure = structural(before.as_stored, after.as_stored, claims,
                                original_dir=before.folder, cut_dir=after.folder)  # fmt: skip
         problems += [f"structure: {problem}" for problem in structure.problems]
     names = tuple(dict.fromkeys(_say(n) for n in parts.taken))

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     import onnx
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from onnx_headcut.validation.reference import Runner
 
 HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "precision", "softmax_precision"})
 
 
 def halves(graph: onnx.GraphProto) -> set[np.dtype[Any]]:
@@ -39,37 +41,64 @@ def halves(graph: onnx.GraphProto) -> set[np.dtype[Any]]:
     return {helper.tensor_dtype_to_np_dtype(t) for t in types & HALVES}
 
 
-def widen(model: onnx.ModelProto) -> set[int]:
-    """Turn all half precision of a model into float32, in place; the types that were there."""
-    found = _widen_graph(model.graph)
+def widen(model: onnx.ModelProto, types: Collection[int] = HALVES) -> set[int]:
+    """Turn all floating point of these ``types`` into float32, in place; those that were there.
+
+    Of types that are wider than float32, finite values stay finite. Tensors in other files are not
+    read: they are cast.
+    """
+    found = _widen_graph(model.graph, types)
     for function in model.functions:
-        found |= _widen_nodes(function.node)
+        found |= _widen_nodes(function.node, types)
+        for value in function.value_info:
+            found |= _widen_type(value.type, types)
     return found
 
 
-def _widen_graph(graph: onnx.GraphProto) -> set[int]:
-    found = _widen_nodes(graph.node)
-    found |= _widen_tensors(graph.initializer)
-    found |= _widen_tensors(sparse.values for sparse in graph.sparse_initializer)
+def stored_name(name: str) -> str:
+    """Name the tensor in another file behind the value ``name`` of a widened model."""
+    return f"headcut/stored {name}"
+
+
+def _widen_graph(graph: onnx.GraphProto, types: Collection[int]) -> set[int]:
+    found = _widen_nodes(graph.node, types)
+    inside = [t for t in graph.initializer if t.data_location != TensorProto.EXTERNAL]
+    outside = [t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    for tensor in [tensor for tensor in outside if tensor.data_type in types]:
+        found.add(tensor.data_type)
+        for value in [value for value in graph.input if value.name == tensor.name]:
+            graph.input.remove(value)
+        name, tensor.name = tensor.name, stored_name(tensor.name)
+        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    found |= _widen_tensors(inside, types)
+    found |= _widen_tensors((sparse.values for sparse in graph.sparse_initializer), types)
     for value in (*graph.input, *graph.output, *graph.value_info):
-        tensor = value.type.tensor_type
-        if tensor.elem_type in HALVES:
-            found.add(tensor.elem_type)
-            tensor.elem_type = TensorProto.FLOAT
+        found |= _widen_type(value.type, types)
     return found
 
 
-def _widen_nodes(nodes: Iterable[onnx.NodeProto]) -> set[int]:
+def _widen_type(declared: onnx.TypeProto, types: Collection[int]) -> set[int]:
+    kind = declared.WhichOneof("value")
+    if kind in {"sequence_type", "optional_type"}:
+        return _widen_type(getattr(declared, kind).elem_type, types)
+    tensor = declared.tensor_type
+    if kind != "tensor_type" or tensor.elem_type not in types:
+        return set()
+    found, tensor.elem_type = {tensor.elem_type}, TensorProto.FLOAT
+    return found
+
+
+def _widen_nodes(nodes: Iterable[onnx.NodeProto], types: Collection[int]) -> set[int]:
     found = set[int]()
     for node in nodes:
         for attribute in node.attribute:
-            if attribute.name in {"to", "dtype"} and attribute.i in HALVES:
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.i in types:
                 found.add(attribute.i)
                 attribute.i = TensorProto.FLOAT
             for graph in _graphs(attribute):
-                found |= _widen_graph(graph)
+                found |= _widen_graph(graph, types)
             if attribute.type == AttributeProto.TENSOR:
-                found |= _widen_tensors([attribute.t])
+                found |= _widen_tensors([attribute.t], types)
     return found
 
 
@@ -79,13 +108,16 @@ def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
     yield from attribute.graphs
 
 
-def _widen_tensors(tensors: Iterable[onnx.TensorProto]) -> set[int]:
+def _widen_tensors(tensors: Iterable[onnx.TensorProto], types: Collection[int]) -> set[int]:
     found = set[int]()
+    most = np.finfo(np.float32).max
     for tensor in tensors:
-        if tensor.data_type in HALVES:
+        if tensor.data_type in types:
             found.add(tensor.data_type)
-            value = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+            value = numpy_helper.to_array(tensor)
+            if value.dtype.itemsize > most.dtype.itemsize:
+                value = np.where(np.isfinite(value), np.clip(value, -most, most), value)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float32), tensor.name))
     return found
 
 

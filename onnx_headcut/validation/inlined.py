@@ -20,6 +20,7 @@ from onnx_headcut.validation.reference import expose
 from onnx_headcut.validation.runtime import open_session
 from onnx_headcut.validation.structure import structural
 from onnx_headcut.validation.synthetic import synthetic
+from onnx_headcut.validation.widened import fed_in_float32, in_float32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +65,8 @@ def with_inlining(  # noqa: PLR0913  (two models, and how to run them)
     found = structural(written, inlined, claims, original_dir=folder, cut_dir=folder)
     problems = [f"structure: inlining: {problem}" for problem in found.problems]
     note = "calls of local functions were inlined where the cut changes what is in them"
+    written, inlined = (in_float32(model, verdict.in_float32) for model in (written, inlined))
+    feeds = fed_in_float32(written, feeds)
     sessions = [open_session(model, provider=provider, external_data_dir=folder)
                 for model in _runnable(written, inlined, folder, provider)]  # fmt: skip
     if feeds is None:

@@ -49,15 +49,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Model:
-    """A model to validate: its protobuf, what a session is opened from, and its data's folder."""
+    """A model to validate: its protobuf, what a session is opened from, and its data's folder.
+
+    ``stored`` is the model as it lies there, where another one is run in its place.
+    """
 
     proto: onnx.ModelProto
     source: onnx.ModelProto | Path
     folder: Path | None
+    stored: onnx.ModelProto | None = None
+
+    @property
+    def as_stored(self) -> onnx.ModelProto:
+        """The protobuf whose tensors are those that lie there."""
+        return self.proto if self.stored is None else self.stored
 
 
-def load(model: onnx.ModelProto | Path, folder: Path | None) -> Model:
+def load(model: onnx.ModelProto | Path | Model, folder: Path | None) -> Model:
     """Take a model as it is given. External data stay where they are."""
+    if isinstance(model, Model):
+        return model
     if isinstance(model, onnx.ModelProto):
         return Model(model, model, folder)
     proto = onnx.load(model, load_external_data=False)

@@ -44,8 +44,8 @@ Array = npt.NDArray[Any]
 
 
 def validate(  # noqa: PLR0913  (what a cut is, and how to look at it)
-    original: onnx.ModelProto | Path,
-    cut: onnx.ModelProto | Path,
+    original: onnx.ModelProto | Path | Model,
+    cut: onnx.ModelProto | Path | Model,
     *,
     sites: Sequence[Site],
     cut_sites: Sequence[Site],
@@ -105,7 +105,7 @@ class _Subject:
 def _rounded(cut: Model, claims: Claims | None) -> tuple[np.dtype[Any], ...]:
     """The types to which a class map rounded what it made: sums of rows in half precision."""
     made = {mixture.name for mixture in claims.mixtures} if claims is not None else set()
-    kinds = {t.data_type for t in cut.proto.graph.initializer if t.name in made}
+    kinds = {t.data_type for t in cut.as_stored.graph.initializer if t.name in made}
     return tuple(onnx.helper.tensor_dtype_to_np_dtype(kind) for kind in sorted(kinds))
 
 
@@ -202,7 +202,7 @@ class _Proof:
         for what, (old, new) in (("inputs", inputs), ("outputs", outputs)):
             if old != new:
                 ledger.fail(f"the cut's {what} are {new}, the original's {old}")
-        for what in forms.differing(self.original.proto, self.cut.proto, cut_sites):
+        for what in forms.differing(self.original.as_stored, self.cut.as_stored, cut_sites):
             ledger.fail(what)
         if ledger.failures:
             ledger.note(forms.ADVICE)
@@ -291,7 +291,7 @@ class _Proof:
             elif feed.may_fail and sets is not None:
                 sets.prove_again(feed.name)
             self._compare_feed(pair, feed, layout, sets)
-            if self.deployed is None:
+            if self.deployed is None and self.cut.stored is None:
                 outputs = pair.deployed_outputs
                 groups = () if sets is None else sets.groups
                 self.deployed = as_deployed(self.cut, pair.provider, feed, outputs, groups)
@@ -379,8 +379,8 @@ class _Proof:
         structure = None
         if claims is not None:
             structure = structural(
-                self.original.proto,
-                self.cut.proto,
+                self.original.as_stored,
+                self.cut.as_stored,
                 claims,
                 original_dir=self.original.folder,
                 cut_dir=self.cut.folder,

@@ -151,7 +151,8 @@ class Verdict:
     ``reasons`` say why it did not pass, ``notes`` what else should be known. ``feeds`` are the
     names of the inputs used, ``runs`` counts all comparisons of whole runs. ``not_run`` are nodes
     that no runtime here has a kernel for: what enters them was compared, and no detections.
-    ``plugins`` are those whose rules the cut was made with.
+    ``plugins`` are those whose rules the cut was made with. ``in_float32`` are types that no runtime
+    here has kernels for, which were float32 in both models while they were compared.
     """
 
     status: Status
@@ -168,6 +169,7 @@ class Verdict:
     deployed: Deployed | None = None
     not_run: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
+    in_float32: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.status == "passed"
@@ -182,6 +184,11 @@ class Verdict:
         """How many values were compared in all."""
         return sum(row.values for row in self.outputs)
 
+    @property
+    def widened(self) -> str:
+        """Say that types were others while models were compared; "" where they were not."""
+        return f", in float32 instead of {' and '.join(self.in_float32)}" if self.in_float32 else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Give the verdict as plain data, with stable keys and nothing that varies between runs."""
         data = asdict(self)
@@ -194,7 +201,7 @@ class Verdict:
     def lines(self) -> list[str]:
         """Say it in short, for people: the verdict, the reasons, what was compared, the drift."""
         runs = f"{self.runs} runs on {len(self.feeds)} input{'s' if len(self.feeds) != 1 else ''}"
-        result = [f"{self.status}: {self.values:,} values compared in {runs}"]
+        result = [f"{self.status}: {self.values:,} values compared in {runs}{self.widened}"]
         result += [f"- {reason}" for reason in self.reasons]
         result += [_line(row) for row in self.outputs if row.runs]
         result += [_drift_line(drift) for drift in self.drift if drift != Drift(drift.output)]
