@@ -28,8 +28,12 @@ from patterns import (
 )
 
 import onnx_headcut as hc
+from onnx_headcut.edits import Replace
+from onnx_headcut.errors import GraphRefused
+from onnx_headcut.labels import Option
 from onnx_headcut.rules import beside, companions, counts
 from onnx_headcut.rules import branches as joined
+from onnx_headcut.rules.options import prune
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -326,3 +330,25 @@ def test_rows_left_out_as_of_class_number_0_stay_those_of_that_class() -> None:
     with pytest.raises(hc.GraphRefused, match="whose class number is 0") as caught:
         hc.cut(model, [5, 1], background="none", validation=False)
     assert caught.value.op == "NonZero"
+
+
+def test_more_ways_than_can_be_followed_are_refused() -> None:
+    # of 32 ways, that in which all six follow the class count is the last one
+    counts_of = "".join(f", int64 six_{k} = {{6}}" for k in range(6))
+    chain = "".join(f"\n      way_{k + 1} = {'Sub' if k % 2 else 'Add'} (way_{k}, six_{k})"
+                    for k in range(6))  # fmt: skip
+    body = f"""
+      probs = Sigmoid (logits)
+      scores = ReduceMax <axes = [2], keepdims = 0> (probs)
+      way_0 = ArgMax <axis = 2, keepdims = 0> (probs){chain}
+      labels = Identity (way_6)"""
+    found = tiny("float[1,L] scores, int64[1,L] labels", body, counts_of)
+    with pytest.raises(GraphRefused, match=r"32 ways in which constants .* no more than 16") as caught:
+        hc.cut(found.model(), [4, 2], validation=False, background="none", labels=list("abcdef"))
+    assert "onnxslim" in caught.value.advice
+
+
+def test_options_that_change_one_place_to_two_values_are_two() -> None:
+    new, edits = np.arange(3), [Replace((4,), 1, np.array(n)) for n in (2, 3, 3)]
+    options = prune([Option(new, (edit,)) for edit in edits])
+    assert [option.edits[0].value.item() for option in options] == [2, 3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,18 @@ from onnx import helper, numpy_helper
 from test_generated import outputs_of
 
 import onnx_headcut as hc
+from onnx_headcut.edits import (
+    Blend,
+    CopyInput,
+    Fill,
+    GatherInput,
+    MapScores,
+    Redeclare,
+    Replace,
+    Select,
+    same,
+)
+from onnx_headcut.facts import Fact
 
 PICTURE = {"picture": np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype(np.float32)}
 
@@ -214,3 +228,23 @@ def test_only_the_heads_weights_change() -> None:
     new = {t.name: numpy_helper.to_array(t) for t in cut(model, [4, 1]).graph.initializer}
     changed = [n for n in new if n not in old or not np.array_equal(old[n], new[n])]
     assert [new[n].shape for n in changed] in ([(6, 8, 1, 1), (3,)], [(3,), (6, 8, 1, 1)])
+
+
+def test_edits_are_the_same_where_all_that_they_say_is() -> None:
+    """Arrays, facts and what is in collections of them is compared, too."""
+    take, half = np.array([0, 2]), np.array([0.5, 0.25])
+    scores = MapScores((1,), "p", 1, frozenset(), "sum", (take, take), (half, half))
+    blend = Blend((1,), 1, 0, take, (Fill(1, given=half),), (0, 2))
+    known = Fact((2, 3), 1), Fact((2, 2), 1)
+    pairs = [
+        (scores, replace(scores, shares=(half, half * 2))),
+        (scores, replace(scores, takes=(take, take + 1))),
+        (blend, replace(blend, fills=(Fill(1, given=half * 2),))),
+        (CopyInput((1,), 1, (2,), {0: take}, take), CopyInput((1,), 1, (2,), {1: take}, take)),
+        (Redeclare((1,), 0, {"a": known}), Redeclare((1,), 0, {"a": known[::-1]})),
+        (Replace((1,), 1, take), Replace((1,), 1, take + 1)),
+        (Select((1,), 1, 0, take), GatherInput((1,), 1, 0, take)),
+    ]
+    for edit, other in pairs:
+        assert same(edit, deepcopy(edit))
+        assert not same(edit, other)

@@ -17,6 +17,7 @@ from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.rules.iterated import all_classes, classes_of, decide_condition
 from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.movement import PicksByIteration
+from onnx_headcut.rules.options import same_edits
 from onnx_headcut.rules.stacked import joined
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import View
@@ -184,7 +185,7 @@ def same_table(a: Lookup, b: Lookup) -> bool:
         and np.array_equal(a.ids, b.ids)
         and np.array_equal(a.take, b.take)
         and len(a.options) == len(b.options)
-        and all(np.array_equal(p.new, q.new) and p.edits == q.edits
+        and all(np.array_equal(p.new, q.new) and same_edits(p.edits, q.edits)
                 for p, q in zip(a.options, b.options, strict=True))
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ from onnx_headcut.labels import (
 )
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.deciding import commit, offset_of, possible
-from onnx_headcut.rules.options import MOST_OPTIONS, counted
+from onnx_headcut.rules.options import bounded, counted, same_edits
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
@@ -79,12 +79,12 @@ def compute(view: View) -> Outcome:
                 continue
             for k, found in enumerate(options):
                 new = tuple(a[k] for a in after)
-                if not any(_same(new, o.new) and o.edits == edits for o in found):
+                if not any(_same(new, o.new) and same_edits(o.edits, edits) for o in found):
                     found.append(IteratedOption(new, edits, kept))
     if not options[0]:
         view.refuse("it cannot be computed for the kept classes alone")
     marks = [PerIteration(first.ids, first.take, tuple(b[k] for b in before),
-                          tuple(sorted(found, key=lambda o: len(o.edits))[:MOST_OPTIONS]))
+                          bounded(view, sorted(found, key=lambda o: len(o.edits))))
              for k, found in enumerate(options)]  # fmt: skip
     return Outcome(marks)
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut.labels import NONE, Columns, Lookup, Mark, Option, Rows
 from onnx_headcut.rules.deciding import decide
-from onnx_headcut.rules.options import MOST_OPTIONS, counted
+from onnx_headcut.rules.options import bounded, counted
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
@@ -65,7 +65,7 @@ def filled(view: View, lookup: Lookup, value: float, slot: int) -> Lookup:
             changed = Option(np.append(option.new, new), (*option.edits, edit), option.left)
             options[-1] = replace(plain, left=option.left | {key})
             options.append(changed)
-    return Lookup(ids, take, old, tuple(options[:MOST_OPTIONS]), lookup.origin)
+    return Lookup(ids, take, old, bounded(view, options), lookup.origin)
 
 
 def concat(view: View) -> Outcome:

@@ -1,17 +1,17 @@
 """Options: a constant that equals the class count may have to change with it, or only look like it.
 
-Both ways stay open until a use decides; their number is bounded.
+Both ways stay open until a use decides; where they grow too many, the graph is refused.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from onnx_headcut import edits as ed
-from onnx_headcut.labels import NONE, Lookup, Option
+from onnx_headcut.labels import NONE, IteratedOption, Lookup, Option
 from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from onnx_headcut.view import View
 
 MOST_OPTIONS = 16
+"""What real graphs keep open is at most a handful."""
+
+Choice = TypeVar("Choice", Option, IteratedOption)
 
 
 def constant_choices(
@@ -76,19 +79,35 @@ def period_of(ids: Ints) -> int:
     return n
 
 
+def bounded(view: View, options: Sequence[Choice]) -> tuple[Choice, ...]:
+    """As many options as can be kept open; refuses more, since one left out may be the right one."""
+    if len(options) > MOST_OPTIONS:
+        view.refuse(
+            f"{len(options)} ways in which constants before it may follow the class count are open, "
+            f"and no more than {MOST_OPTIONS} can be followed",
+            "simplify the graph first (onnxslim): it folds numbers that are reckoned step by step",
+        )
+    return tuple(options)
+
+
+def same_edits(a: Sequence[ed.Edit], b: Sequence[ed.Edit]) -> bool:
+    """Whether two options change the same to the same."""
+    return len(a) == len(b) and all(map(ed.same, a, b))
+
+
 def prune(options: list[Option]) -> list[Option]:
-    """Drop repetitions, and choices that make no difference; keep a bounded number."""
+    """Drop repetitions, and choices that make no difference."""
     kept: list[Option] = []
     for option in sorted(options, key=lambda o: len(o.edits)):
         if not any(_equal(o, option) for o in kept):
             kept.append(option)
     for key in sorted({k for o in kept for k in o.left}, key=str):
         kept = _without_difference(kept, key)
-    return kept[:MOST_OPTIONS]
+    return kept
 
 
 def _equal(a: Option, b: Option) -> bool:
-    return np.array_equal(a.new, b.new) and a.edits == b.edits and a.left == b.left
+    return np.array_equal(a.new, b.new) and same_edits(a.edits, b.edits) and a.left == b.left
 
 
 def _without_difference(options: list[Option], key: object) -> list[Option]:

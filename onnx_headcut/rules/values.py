@@ -18,7 +18,7 @@ from onnx_headcut.labels import Columns, Labels, Lookup, Option, Rows
 from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules.deciding import commit, decide, is_free, possible
 from onnx_headcut.rules.joining import concat, filled, picked, scatter, where
-from onnx_headcut.rules.options import constant_choices, merge_options, prune
+from onnx_headcut.rules.options import bounded, constant_choices, merge_options, prune
 from onnx_headcut.rules.stacked import joined
 from onnx_headcut.view import Outcome
 
@@ -140,7 +140,7 @@ def elementwise(view: View) -> Outcome:
     options = prune(options)
     if not options:
         view.refuse("class numbers are combined here in contradicting ways")
-    return Outcome([replace(first, old=old, options=tuple(options))])
+    return Outcome([replace(first, old=old, options=bounded(view, options))])
 
 
 def _scalar(view: View, i: int) -> bool:
