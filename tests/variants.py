@@ -75,6 +75,34 @@ def retyped(model: onnx.ModelProto, elem_type: int) -> onnx.ModelProto:
     return model
 
 
+def between_casts(model: onnx.ModelProto, elem_type: int) -> onnx.ModelProto:
+    """The same, with inputs and outputs in float as they were: converters' keep_io_types."""
+    graph = model.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    ends = [[v for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT
+             and v.name not in stored] for values in (graph.input, graph.output)]  # fmt: skip
+    retyped(model, elem_type)
+    for value in (value for some in ends for value in some):
+        _rename(graph, value.name, f"{value.name} inside")
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    for value in ends[0]:
+        cast = helper.make_node("Cast", [value.name], [f"{value.name} inside"], to=elem_type)
+        graph.node.insert(0, cast)
+    for value in ends[1]:
+        cast = helper.make_node("Cast", [f"{value.name} inside"], [value.name], to=TensorProto.FLOAT)
+        graph.node.append(cast)
+    return model
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = new if name == old else name
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            _rename(body, old, new)
+
+
 def _retype_graph(graph: onnx.GraphProto, elem_type: int) -> None:
     for tensor in graph.initializer:
         _retype(tensor, elem_type)

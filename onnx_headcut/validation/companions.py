@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_SAME = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
+
 
 def left_behind(
     graph: onnx.GraphProto, apart: Sequence[str], before: dict[str, Array], after: dict[str, Array]
@@ -48,6 +50,17 @@ def left_behind(
                     "cut, where that is shorter: nothing shows which of its places are whose"
                 )
                 break
+
+
+def same_numbers(graph: onnx.GraphProto, name: str) -> Iterator[str]:
+    """Yield the value and those that it is in another type: a converter casts what it gives out."""
+    makers = {output: node for node in graph.node for output in node.output}
+    while True:
+        yield name
+        node = makers.get(name)
+        if node is None or node.op_type not in _SAME:
+            return
+        name = node.input[0]
 
 
 def is_copied(values: Array, axis: int) -> bool:

@@ -19,7 +19,7 @@ import onnx
 from onnx_headcut.errors import UsageError
 from onnx_headcut.validation import forms, probe
 from onnx_headcut.validation.beginning import complaints as badly_begun
-from onnx_headcut.validation.companions import left_behind
+from onnx_headcut.validation.companions import left_behind, same_numbers
 from onnx_headcut.validation.deployed import as_deployed
 from onnx_headcut.validation.mapped import chunks
 from onnx_headcut.validation.pair import CutBroken, Model, Pair, load
@@ -312,7 +312,7 @@ class _Proof:
                 layout.add_chosen(name, said[0] or before[name], said[1] or after[name])
             elif name in before:
                 layout.add(name, before[name], after[name])
-            elif name in read:
+            elif read.intersection(same_numbers(self.original.proto.graph, name)):
                 layout.add_read(name, pair.state.outputs[name], pair.cut_state.outputs[name])
             else:
                 layout.apart.append(name)
