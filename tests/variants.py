@@ -100,7 +100,8 @@ def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
             for at, name in enumerate(names):
                 names[at] = new if name == old else name
         for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
-            _rename(body, old, new)
+            if all(old not in inner.output for inner in body.node):  # else it is another value
+                _rename(body, old, new)
 
 
 def _retype_graph(graph: onnx.GraphProto, elem_type: int) -> None:
