@@ -11,6 +11,8 @@
   files have to be the same.
 * latency: original : cut : natively exported with the kept classes, and original + Gather, one
   thread each in one process, in random turns; the best of many counts.
+* device: each cut proved on a device (--provider, cuda without it) and timed there against its
+  original, by `make gpu`. Not among the parts that run by default; with --provider cpu it only prints.
 
 Times in seconds of wall clock, the least of all turns (noise only adds), and memory as the peak
 resident set in MB.
@@ -24,6 +26,7 @@ import itertools
 import os
 import platform
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -31,6 +34,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import device
 import numpy as np
 import onnx
 from latency import latencies
@@ -43,6 +47,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "models" / "exported"))
 import skeleton  # noqa: E402
 
+RESULTS = HERE / "RESULTS.md"
+INTRO = "# Results\n\nMade by `python benchmarks/run.py`; its docstring says what is measured.\n\n"
 SSD = "tv_ssd300_softmax_any_ts17"
 LOAD_SAVE = "import sys, onnx; onnx.save(onnx.load(sys.argv[1]), sys.argv[2])"
 PEERS = {
@@ -56,6 +62,10 @@ NOISE = (
     "Where the cut is the native graph to the last bit (docs/support.md: *same graph*), a ratio of the "
     "two other\n"
     "than 1 is noise of this measurement, and shows how much of it there is in the others.\n\n"
+)
+DEVICE = (
+    "Medians of runs in turn, from and to the host's memory; *max difference* to the masked original,\n"
+    "*as deployed* to the same cut without TF32, both relative to the value.\n\n"
 )
 Row = tuple[str, ...]
 _CUT = [sys.executable, "-m", "onnx_headcut", "cut"]
@@ -290,6 +300,7 @@ def main() -> None:
     parser.add_argument("--only", default="files,single,peers,recipe,help,latency")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=10, help="for each pair's latency")
+    parser.add_argument("--provider", default="cuda", help="for device")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
     options = parser.parse_args()
     head = ("what", "by", "seconds", "relative", "peak MB", "relative")
@@ -307,18 +318,29 @@ def main() -> None:
             "Latency, one thread on the CPU (ms; a ratio is to the original)",
             ("pair", "original", "cut", "native", "original + Gather", "cut : original",
              "cut : native"), latencies(options.seconds)) + NOISE,
+        "device": lambda to: table(
+            "On a device", device.HEAD, [*device.rows(to, options.provider, options.seconds)]
+        ) + DEVICE + f"{device.named(options.provider)}; ",
     }  # fmt: skip
-    results = HERE / "parts"
-    results.mkdir(exist_ok=True)
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
             text = parts[name](Path(folder))
-        day = dt.datetime.now(dt.UTC).date()
-        (results / f"{name}.md").write_text(f"{text}{day}; {machine()}\n\n")
         print(text)
-    done = [p for name in parts if (p := results / f"{name}.md").exists()]
-    intro = "# Results\n\nMade by `python benchmarks/run.py`; its docstring says what is measured.\n\n"
-    (HERE / "RESULTS.md").write_text(intro + "".join(p.read_text() for p in done))
+        if name != "device" or options.provider != "cpu":  # that is a rehearsal
+            keep(f"{text}{dt.datetime.now(dt.UTC).date()}; {machine()}\n\n")
+
+
+def keep(section: str) -> None:
+    """Write a section into RESULTS.md, in the place of the one with its heading."""
+    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else INTRO
+    sections = re.split("^(?=## )", old.rstrip("\n") + "\n\n", flags=re.MULTILINE)
+    heading = section.partition("\n")[0]
+    places = [k for k, each in enumerate(sections) if each.startswith(f"{heading}\n")]
+    if places:
+        sections[places[0]] = section
+    else:
+        sections.append(section)
+    RESULTS.write_text("".join(sections).rstrip("\n") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
