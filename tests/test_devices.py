@@ -18,7 +18,8 @@ import stub_cuda
 from conftest import Done, run_cli
 
 from onnx_headcut import cut
-from onnx_headcut.validation import choosing, cuda, providers
+from onnx_headcut.errors import ProviderError
+from onnx_headcut.validation import choosing, cuda, providers, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -257,3 +258,31 @@ def test_the_doctor_says_that_cuda_runs(monkeypatch: pytest.MonkeyPatch) -> None
     levels = {f.subject: f.level for f in choosing.diagnose()}
     assert levels["cuda"] == "ok"
     assert levels["cpu"] == "ok"
+
+
+def test_openvino_is_given_the_graph_unfolded_where_it_misses_folded_values(
+    monkeypatch: pytest.MonkeyPatch, model_path: Path
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    real, levels = ort.InferenceSession, []
+
+    class Misses:
+        def __init__(self, model: Any, options: Any, **_: object) -> None:
+            levels.append(options.graph_optimization_level)
+            if levels[-1] != ort.GraphOptimizationLevel.ORT_DISABLE_ALL:
+                raise RuntimeError("Exception while Reading network: node not found in graph cache")
+            self._inner = real(model, options, providers=["CPUExecutionProvider"])
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def get_providers(self) -> list[str]:
+            return ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+
+    monkeypatch.setattr(ort, "InferenceSession", Misses)
+    monkeypatch.setattr(runtime, "choose", lambda *_: ("openvino", ""))
+    assert runtime.open_session(model_path, provider="openvino").provider == "openvino"
+    assert len(levels) == 2
+    monkeypatch.setattr(runtime, "_opens_on_the_cpu", lambda *_: True)
+    with pytest.raises(ProviderError, match="cannot take this model"):  # as deployed, it is as it is
+        runtime.open_session(model_path, provider="openvino", deterministic=False)

@@ -51,6 +51,8 @@ _OF_DEVICE = re.compile(
     r"CUDA (failure|error)|CUDNN|CUBLAS|CUFFT|cudaError|allocate memory|out of memory|no kernel image",
     re.IGNORECASE,
 )
+# OpenVINO optimises what it compiles, and misses values of some graphs that onnxruntime has folded.
+_OWN_OPTIMISERS = frozenset({"openvino"})
 _ELSEWHERE = "Say 'onnx-headcut doctor' to see what there is, or use --provider cpu."
 
 
@@ -167,6 +169,11 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
                 enable_fallback=0,  # it would go on elsewhere, and say so on stdout only
             )
     except Exception as error:  # onnxruntime's errors share no base class
+        if chosen in _OWN_OPTIMISERS and deterministic and optimization != "none":
+            return open_session(
+                model, provider=chosen, external_data_dir=external_data_dir, profile_to=profile_to,
+                optimization="none", threads=threads, optimized_to=optimized_to,
+            )  # fmt: skip
         if chosen != "cpu" and _opens_on_the_cpu(ort, source, settings):
             raise ProviderError(
                 f"{chosen} cannot take this model, or the part of it that is run: {reason(error)}",
