@@ -282,6 +282,8 @@ class Interpreter:
         data = [inputs[s] for s in form.slots]
         if node.op_type == "MatMulNBits":  # packed by blocks; its attributes say what it is
             sizes = attributes(node)
+            if not {"K", "N"} <= sizes.keys():
+                return []  # onnx knows no schema by which it would have been refused
             data[1] = Fact((sizes["K"], sizes["N"]), TensorProto.FLOAT)
         if any(f.shape is None for n, f in zip(form.node.input, data, strict=True) if n):
             return []
@@ -358,10 +360,13 @@ def _as_known(node: onnx.NodeProto, schema: OpSchema) -> onnx.NodeProto:
 def infer_or_unknown(
     interpreter: Interpreter, node: onnx.NodeProto, inputs: Sequence[Fact]
 ) -> list[Fact]:
-    """Facts of ``node``'s outputs, or UNKNOWN ones where inference fails."""
+    """Facts of ``node``'s outputs, or UNKNOWN ones where onnx finds that its shapes do not fit.
+
+    Whatever else is raised is a mistake here, or a graph that is nonsense: see `sanity.foreseen`.
+    """
     try:
         return interpreter.infer(node, inputs)
-    except (InferenceError, ValueError, TypeError, KeyError):
+    except InferenceError:
         return [UNKNOWN] * len(node.output)
 
 

@@ -15,6 +15,8 @@ from hostile import KEEP, refused, tensor
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_headcut as hc
+from onnx_headcut.facts import Fact
+from onnx_headcut.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,6 +207,28 @@ def test_too_many_scores_are_refused_before_they_are_numbered(
     assert caught.value.node
     assert "--input-shape" in caught.value.advice
     assert peak < 1 << 26
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_shape_that_nothing_is_known_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(Interpreter, "_shape_of", mistaken)
+    model = tiny()
+    model.graph.node.append(helper.make_node("Shape", [model.graph.input[0].name], ["shape"]))
+    with pytest.raises(hc.GraphRefused, match="cannot be followed: TypeError: ours"):
+        hc.cut(model, KEEP, validation=False)
+
+
+def test_packed_weights_that_do_not_say_their_size_are_of_an_unknown_one() -> None:
+    node = helper.make_node("MatMulNBits", ["a", "b", "s"], ["y"], domain="com.microsoft", bits=4)
+    known = [Fact((2, 8), TensorProto.FLOAT), Fact((4, 1, 4), TensorProto.UINT8), Fact((4,), 1)]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    assert Interpreter(opsets, 10).infer(node, known)[0].shape is None
+    node.attribute.extend([helper.make_attribute("K", 8), helper.make_attribute("N", 4)])
+    assert Interpreter(opsets, 10).infer(node, known)[0].shape == (2, 4)
 
 
 # ------------------------------------------------------------------------------ names and fuzz
