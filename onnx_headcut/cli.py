@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -415,9 +416,17 @@ def invoke(arguments: Sequence[str]) -> object:
     if not asked or _HELP_NAMES & set(asked):
         typer.echo(_help(asked))
         return 0
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(_with_only(asked[0]))
     convert_plainly(command)
     return command(list(arguments), prog_name=_NAME, standalone_mode=False)
+
+
+def _with_only(name: str) -> typer.Typer:
+    """The app with the command of that name alone, where there is one: it need not read the others."""
+    named = [c for c in app.registered_commands if c.callback and c.callback.__name__ == name]
+    found = copy(app)
+    found.registered_commands = named or app.registered_commands
+    return found
 
 
 def _help(arguments: Sequence[str]) -> str:

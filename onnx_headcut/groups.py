@@ -182,9 +182,8 @@ def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
         keys = {k for k in set(lines[start].ravel().tolist()) if k != NOTHING}
         if not keys:
             continue
-        there = np.zeros((len(flow.leaves) << flow.bits) + 1, np.bool_)
-        there[channels[start:stop]] = True  # NOTHING is the last one
-        present = np.flatnonzero(there[:-1])
+        count = np.bincount(channels[start:stop].ravel() + 1)  # the first is of NOTHING
+        present = np.flatnonzero(count[1:])
         groups.append(
             Group(
                 value, axis, start, stop, origin.numbers.shape,

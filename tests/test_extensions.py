@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,12 +137,14 @@ def test_plugins_by_module_name_by_module_and_as_rules(
 
 
 def test_an_installed_package_brings_its_rules(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = plugin.parent / "acme_detectors-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-detectors\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nacme = acme_rules\n")
     monkeypatch.syspath_prepend(plugin.parent)
-    point = metadata.EntryPoint("acme", "acme_rules", GROUP)
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == GROUP else [])
     result = hc.cut(detector(), KEEP, provider="cpu")
     assert result.verdict
-    assert result.verdict.plugins == ("acme (Acme::Decode)",)
+    assert result.verdict.plugins == ("acme of acme-detectors 1.2 (Acme::Decode)",)
     del sys.modules["acme_rules"]
 
 

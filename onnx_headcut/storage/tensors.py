@@ -56,7 +56,8 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 yield attribute.t
-            yield from attribute.tensors
+            if attribute.tensors:
+                yield from attribute.tensors
             for graph in subgraphs_of(attribute):
                 yield from _of_graph(graph)
 
@@ -65,7 +66,7 @@ def subgraphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
     """List the graphs that an attribute holds."""
     if attribute.type == onnx.AttributeProto.GRAPH:
         return [attribute.g]
-    return list(attribute.graphs)
+    return list(attribute.graphs) if attribute.graphs else []  # the end of a loop costs an exception
 
 
 def to_array(tensor: TensorProto, folder: Path | None) -> Array:
