@@ -88,6 +88,39 @@ def test_a_softmax_over_fewer_classes_raises_scores_and_answers_for_dropped_ones
     assert "where a dropped object is" in text
 
 
+def test_pictures_that_cannot_be_read_are_left_out_by_name(
+    shapes_cut: Cut, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes((pictures / "00.png").read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._a.png").write_bytes(b"of macOS")
+    images = measure.pictures_in(tmp_path)
+    assert [path.name for path in images] == ["a.png", "broken.jpg", "deep.png"]
+    found = measure.measure(subject(shapes_cut), images)
+    assert [p.path.name for p in found.pictures] == ["a.png"]
+    (note,) = found.notes
+    assert note.startswith("2 pictures left out: broken.jpg: not a picture")
+    assert "deep.png: not a picture of 8 bits" in note
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        measure.measure(subject(shapes_cut), images[1:])
+
+
+def test_nothing_found_and_nothing_annotated_are_not_told_as_no_change(
+    shapes_cut: Cut, tmp_path: Path
+) -> None:
+    Image.new("RGB", (128, 128)).save(tmp_path / "empty.png")
+    image = {"id": 1, "file_name": "empty.png", "width": 128, "height": 128}
+    zebra = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5]}
+    data = {"images": [image], "categories": [{"id": 7, "name": "zebra"}], "annotations": [zebra]}
+    (tmp_path / "objects.json").write_text(json.dumps(data))
+    images = measure.pictures_in(tmp_path)
+    found = measure.measure(subject(shapes_cut), images, annotations=tmp_path / "objects.json")
+    assert "nothing is known of scores" in found.lines()[1]
+    assert found.notes == (f"no average precision: no annotated object is called {', '.join(KEEP)}",)
+
+
 def test_a_cut_to_everything_drifts_nowhere(pictures: Path) -> None:
     result = cut(SHAPES, "1-14", provider="cpu")
     found = measure.measure(subject(result), measure.pictures_in(pictures)[:3])

@@ -13,6 +13,7 @@ from onnx_headcut.drift.decode import CannotDecode, Decoder
 from onnx_headcut.drift.mapped import as_columns
 from onnx_headcut.drift.matching import Pairs, pair
 from onnx_headcut.errors import InputError
+from onnx_headcut.numbers import many
 from onnx_headcut.validation import preprocess
 from onnx_headcut.validation.image_inputs import image_input
 from onnx_headcut.validation.runtime import Session, open_session
@@ -34,6 +35,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 THRESHOLD, LOWEST = 0.3, 0.02
 """Scores from which detections count, and from which average precision counts them."""
 _SAMPLE = 1500
+_NAMED = 5  # pictures that a note names
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class DriftReport:
         )
         result = [
             f"on {n} picture{'s' * (n != 1)} against the original as it is: {counts}",
-            f"kept scores change by {mean[0]:+.3f} on average, by {mean[1]:+.3f} at most"
+            "no object of a kept class was found by both, so that nothing is known of scores"
+            if not len(self.scores)
+            else f"kept scores change by {mean[0]:+.3f} on average, by {mean[1]:+.3f} at most"
             if round(abs(mean[1]), 3)
             else "kept scores stay as they are",
         ]
@@ -150,7 +154,8 @@ def pictures_in(folder: Path) -> list[Path]:
     """List a folder's pictures by name; raises InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder", advice="--images takes a folder of pictures.")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES)
+    known = (p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file())
+    found = sorted(p for p in known if not p.name.startswith("."))  # what macOS puts beside files
     if not found:
         raise InputError(f"{folder} holds no picture", advice=f"Known are {', '.join(PICTURES)}.")
     return found
@@ -183,8 +188,9 @@ def measure(
 ) -> DriftReport:
     """Run both models on pictures.
 
-    ``how`` is the preprocessing, as ``--preprocess`` takes it. Raises InputError for pictures and
-    annotations that cannot be read; outputs that cannot be decoded are a note.
+    ``how`` is the preprocessing, as ``--preprocess`` takes it. Raises InputError for annotations that
+    cannot be read, or where no picture can; a picture among others that cannot is a note, and so
+    are outputs that cannot be decoded.
     """
     truth = precision.Truth() if annotations is None else precision.read(annotations)
     chosen = preprocess.default_for(subject.proto) if how is None else preprocess.parse(how)
@@ -192,15 +198,33 @@ def measure(
     readers = _readers(subject)
     image = image_input(subject.proto)
     found: list[dict[str, Detections]] = [{}, {}]
+    unread: list[InputError] = []
     for at, path in enumerate(images):
         progress(f"picture {at + 1} of {len(images)}")
-        feed = preprocess.from_images([path], subject.proto, chosen)[0]
+        try:
+            feed = preprocess.from_images([path], subject.proto, chosen)[0]
+        except InputError as error:
+            unread.append(error)
+            continue
         for session, reader, each in zip(sessions, readers, found, strict=True):
             try:
                 each[path.name] = _detect(session, reader, feed, path, image, chosen)
             except CannotDecode as error:
                 return _untold(images, error)
-    return _report(subject, images, found, truth, tuple(_unknown(subject, readers[0])))
+    if len(unread) == len(images):
+        raise unread[0]
+    read = [path for path in images if path.name in found[0]]
+    notes = (*_left_out(unread), *_unknown(subject, readers[0]))
+    return _report(subject, read, found, truth, notes)
+
+
+def _left_out(unread: Sequence[InputError]) -> list[str]:
+    """Name the pictures that could not be read: all that is told is of the others."""
+    if not unread:
+        return []
+    named = [error.what for error in unread[:_NAMED]]
+    more = [f"and {len(unread) - _NAMED} more"] if len(unread) > _NAMED else []
+    return [f"{many(len(unread), 'picture')} left out: {'; '.join([*named, *more])}"]
 
 
 def _untold(images: Sequence[Path], error: CannotDecode) -> DriftReport:
@@ -304,6 +328,9 @@ def _report(
     annotated = sum(p.name in truth.sizes for p in images)
     if truth and not annotated:
         notes = (*notes, "none of the pictures is annotated")
+    elif truth and all(row.ap_before is None and row.ap_after is None for row in rows):
+        called = ", ".join(column.name for column in columns)
+        notes = (*notes, f"no average precision: no annotated object is called {called}")
     return DriftReport(pictures, tuple(rows), table, annotated, notes)
 
 

@@ -11,6 +11,7 @@ Pillow is imported only where a picture is read.
 from __future__ import annotations
 
 import difflib
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -331,12 +332,17 @@ def _open(path: Path, mode: str) -> Image.Image:
     from PIL import Image, ImageOps  # noqa: PLC0415  (only where a picture is read)
 
     try:
-        with Image.open(path) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            file = Image.open(path)
+        with file:
             if file.mode.startswith(("I", "F")):
                 raise InputError(f"{path.name}: not a picture of 8 bits per channel")
             upright = ImageOps.exif_transpose(file)
             return upright.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path.name}: more pixels than Pillow reads") from error
+    except (OSError, ValueError, SyntaxError) as error:
         reason = getattr(error, "strerror", None) or "not a picture that Pillow can read"
         raise InputError(f"{path.name}: {reason}") from error
 
