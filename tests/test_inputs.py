@@ -103,7 +103,6 @@ def test_dynamic_batch_and_size_are_both_tried_and_marked() -> None:
 @pytest.mark.parametrize(
     ("body", "low", "high"),
     [
-        ("y = Relu(x)", 0, 1),
         ("c = Constant <value = float {255.0}> () y = Div(x, c)", 0, 255),
         (f"t = Transpose <perm = [0,2,3,1]> (x) {CONSTANT} {{0.0039}}> () y = Mul(t, c)", 0, 255),
         ("c = Constant <value = float {0.485}> () y = Sub(x, c)", 0, 1),
@@ -121,6 +120,17 @@ def test_the_range_is_what_the_graph_expects(body: str, low: float, high: float)
     noise = synthetic(model, count=1)[0].feed["x"]
     assert low <= noise.min() < low + 0.1 * (high - low)
     assert high >= noise.max() > high - 0.1 * (high - low)
+
+
+def test_where_nothing_tells_the_range_noise_is_as_wide_as_normalised_pictures() -> None:
+    model = graph("float[1,3,32,32] x", "y = Relu(x)")
+    image = image_input(model)
+    assert image is not None
+    assert (image.low, image.high, image.told) == (0, 1, False)
+    noise, blobs = (named.feed["x"] for named in synthetic(model, count=2))
+    assert -2.1 <= noise.min() < -2
+    assert 2.6 >= noise.max() > 2.5
+    assert 0 <= blobs.min() < blobs.max() <= 1
 
 
 @pytest.mark.parametrize(

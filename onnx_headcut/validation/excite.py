@@ -129,10 +129,17 @@ class Exciter:
         """Say after how many turns each class has had its place in a site."""
         return -(-len(self.classes) // len(self._chosen(site, density)))
 
-    def noise(self, seed: int) -> list[Pattern]:
-        """Give every score a value of its own, of the usual size."""
+    def noise(self, seed: int, *, level: bool = False) -> list[Pattern]:
+        """Give every score a value of its own, of the usual size.
+
+        Where ``level``, the background is the best of them at about every other place.
+        """
         rng = np.random.default_rng([self.seed, 99, seed])
-        return [
+        patterns = [
             rng.normal(0, 2, (s.others, s.times, self.columns.width)).astype(np.float32)
             for s in self.sites
         ]
+        if level and self.background is not None:
+            for pattern in patterns:
+                pattern[..., self.background] += 2 * np.sqrt(2 * np.log(len(self.columns.order)))
+        return patterns

@@ -25,6 +25,8 @@ _KEEPS_VALUES = frozenset(_MOVES | {"Cast", "Identity", "Pad", "Resize", "Transp
 
 _RAW = (0.0, 255.0)
 _UNIT = (0.0, 1.0)
+_NORMALISED = (-2.1, 2.6)
+"""Pictures less the mean and over the deviation of ImageNet's, done before the graph."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class ImageInput:
     channels: int
     low: float
     high: float
+    told: bool = True
+    """Whether the graph tells the range; else it is a guess."""
+
+    @property
+    def widest(self) -> tuple[float, float]:
+        """The range of all values that may come: a guess of 0..1 may be pictures normalised before."""
+        return (self.low, self.high) if self.told else _NORMALISED
 
     def size(self, axis: AxisName) -> int | None:
         """Return the static extent of an axis; None where it is dynamic or absent."""
@@ -67,8 +76,8 @@ def image_input(model: onnx.ModelProto) -> ImageInput | None:
         for spec in specs:
             if len(spec.dims) == rank and not _is_auxiliary(spec):
                 axes, channels = _layout(model, spec, consumers)
-                low, high = _value_range(model, spec, consumers)
-                return ImageInput(spec, axes, channels, low, high)
+                found = _value_range(model, spec, consumers)
+                return ImageInput(spec, axes, channels, *(found or _UNIT), told=found is not None)
     return None
 
 
@@ -108,8 +117,8 @@ def _conv_channels(model: onnx.ModelProto, node: onnx.NodeProto) -> int:
 
 def _value_range(
     model: onnx.ModelProto, spec: InputSpec, consumers: Mapping[str, Sequence[onnx.NodeProto]]
-) -> tuple[float, float]:
-    """Guess the values that an image input takes: by dtype, then by the arithmetic behind it."""
+) -> tuple[float, float] | None:
+    """Tell the values that an image input takes: by dtype, then by the arithmetic behind it."""
     if spec.dtype == np.int8:
         return -128.0, 127.0
     if np.issubdtype(spec.dtype, np.integer):
@@ -120,7 +129,7 @@ def _value_range(
             found = _evidence(model, node, value)
             if found is not None:
                 return found
-    return _UNIT
+    return None
 
 
 def _evidence(model: onnx.ModelProto, node: onnx.NodeProto, value: str) -> tuple[float, float] | None:

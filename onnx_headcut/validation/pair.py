@@ -227,6 +227,12 @@ class Pair:
     def _halves(self) -> set[np.dtype[Any]]:
         return halves(self.original.model.graph)
 
+    @property
+    def halves_behind(self) -> list[np.dtype[Any]]:
+        """The types of half precision behind the scores, which alone matter where these are set."""
+        behind = self.original.behind
+        return [] if behind is None or not self.rounds else [*halves(behind.graph)]
+
     def steps(self, *, deployed: bool = False) -> float:
         """Give the share of values that rounding to steps may move by one.
 

@@ -290,6 +290,8 @@ class _Proof:
                     layout.compare("noise in place of all scores", reference, got)
             elif feed.may_fail and sets is not None:
                 sets.prove_again(feed.name)
+            if sets is not None:
+                sets.scatter(feed.name)
             self._compare_feed(pair, feed, layout, sets)
             if self.deployed is None and self.cut.stored is None:
                 outputs = pair.deployed_outputs

@@ -97,7 +97,7 @@ class Twin:
         self._open = opener
         self._base: Runner | None = None
         self._tail: Runner | None = None
-        self._behind: onnx.ModelProto | None = None
+        self.behind: onnx.ModelProto | None = None
         self.outputs = [value.name for value in model.graph.output]
 
     def base(self, feed: Mapping[str, Any]) -> State:
@@ -115,8 +115,8 @@ class Twin:
         for site in self.sites:
             _check_site(site, state.scores[site.value])
         if self._tail is None:
-            self._behind = tail(self.model, self.sites, self.flow, found)
-            self._tail = self._open(self._behind)
+            self.behind = tail(self.model, self.sites, self.flow, found)
+            self._tail = self._open(self.behind)
         return state
 
     def run(
@@ -146,7 +146,7 @@ class Twin:
     def without_rounding(self) -> tuple[Twin, Steps] | None:
         """Give the same with the rounding taken out of its tail, and what steps that had."""
         own = {raw_name(value) for value in self.flow.nested}
-        found = None if self._behind is None else unrounded(self._behind, own)
+        found = None if self.behind is None else unrounded(self.behind, own)
         if found is None:
             return None
         twin = shallow(self)

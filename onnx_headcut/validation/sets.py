@@ -18,7 +18,7 @@ from onnx_headcut.validation.reference import flow
 from onnx_headcut.validation.study import Learner
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from onnx_headcut.validation.pair import Pair
     from onnx_headcut.validation.probe import Columns
@@ -41,7 +41,8 @@ class Sets:
         self, pair: Pair, layout: Layout, ledger: Ledger, columns: Columns, settings: Settings
     ) -> None:
         self.pair, self.names, self.ledger = pair, layout.rows, ledger
-        self.columns, self.settings, self.precision = columns, settings, layout.precision
+        self.columns, self.settings = columns, settings
+        self.precision = self.through = layout.precision
         self._groups: list[d.Group] = []
         self._expected: list[dict[int, dict[float, float]]] = []
         self._columns_of: list[dict[float, int]] = []
@@ -59,12 +60,30 @@ class Sets:
 
         Where quantizers lie behind the scores, this is done without their rounding.
         """
-        if not self.names:
-            return
-        rounded = self.pair
-        self.pair = rounded.without_rounding() or rounded
-        self._prove()
-        self.pair = rounded
+        if self.names:
+            self._without_rounding(self._prove)
+
+    def scatter(self, run: str) -> None:
+        """Compare on noise in place of all scores: best classes, ties and limits as they fall.
+
+        The background wins about every other place, and boxes are those of the input.
+        """
+        study = self._studied
+        if study is not None:
+            self._without_rounding(lambda: self._scatter(run, study.exciter.background))
+
+    def _without_rounding(self, work: Callable[[], None]) -> None:
+        """Work without what rounds, and allow for no rounding before scores that are set."""
+        kept = self.pair, self.through
+        self.pair = self.pair.without_rounding() or self.pair
+        self.through = self.pair.halves_behind
+        work()
+        self.pair, self.through = kept
+
+    def _scatter(self, run: str, background: int | None) -> None:
+        noise = self.pair.exciter(background).noise(0, level=True)
+        reference, got = self.pair.run(noise)
+        self._compare(f"{run}, noise in place of all scores", reference, got, floor=_floor)
 
     def _prove(self) -> None:
         self.ledger.detects = True
@@ -73,9 +92,8 @@ class Sets:
             self.ledger.doubt("a softmax over one class is 1 everywhere: nothing shows whose it is")
         study = learner.study()
         self._groups, self._shown, self._studied = study.groups, study.shown, study
+        self._calm = study.calm
         for group, labels in zip(study.groups, study.labels, strict=True):
-            calm = d.calm_of(group, d.all_rows(group, study.quiet))
-            self._calm.append(-np.inf if study.exciter.low else calm)  # quiet rows are no junk
             self._learn_ids(group, labels)
         for column, reference in study.alone.items():
             got = self.pair.run_cut(study.exciter.excited(study.density, only=column))
@@ -90,11 +108,11 @@ class Sets:
         study = self._studied
         if study is None:
             return
-        rounded = self.pair
-        self.pair = rounded.without_rounding() or rounded
+        self._without_rounding(lambda: self._prove_again(run, study))
+
+    def _prove_again(self, run: str, study: Study) -> None:
         exciter = self.pair.exciter(study.exciter.background, low=study.exciter.low)
         self._compare(f"{run}, excited", *self.pair.run(exciter.excited(study.density)))
-        self.pair = rounded
 
     def _learn_ids(self, group: d.Group, labels: d.Labels) -> None:
         """Work out which id of the cut stands for which of the original, per label column."""
@@ -159,6 +177,7 @@ class Sets:
                 self.ledger.unshown = True
                 self.ledger.doubt(f"no detection came from {what}, however its classes are excited")
         # Once more on top of the picture's own scores.
+        self.through = self.precision
         reference, got = self.pair.run(study.exciter.excited(study.density), gain=1.0)
         self._compare("excited on top of the input's scores", reference, got, floor=_floor)
 
@@ -331,7 +350,7 @@ class Sets:
     def _allowed(self, group: d.Group, rows: Floats, sample: Mapping[str, Array]) -> Floats:
         tolerances = {
             name: self.ledger.tolerance(
-                name, sample[name].dtype, self.precision, self.pair.steps()
+                name, sample[name].dtype, self.through, self.pair.steps()
             ).widest
             for name in group.outputs
         }

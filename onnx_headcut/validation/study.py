@@ -5,6 +5,7 @@ Learnt by exciting each kept class alone, with each guess at what the background
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,10 @@ class Study:
     alone: dict[int, Values] = field(default_factory=dict)
     shown: list[set[int]] = field(default_factory=list)
     """Per group, the columns' classes to which rows can be put down, if only as they alone rose."""
+    calm: list[float] = field(default_factory=list)
+    """Per group, the score that a row has to exceed to be no leftover of an unused slot."""
+    told: bool = True
+    """Whether rows of classes can be told from those of a background among them."""
 
     @property
     def seen(self) -> set[int]:
@@ -62,9 +67,9 @@ class Learner:
             exciter = self.pair.exciter(background)
             for density in DENSITIES:
                 study = self._once(exciter, density)
-                if best is None or len(study.seen) > len(best.seen):
+                if best is None or (len(study.seen), study.told) > (len(best.seen), best.told):
                     best = study
-                if study.seen.issuperset(exciter.classes):
+                if study.seen.issuperset(exciter.classes) and study.told:
                     return study
         if best is None:  # pragma: no cover  (there is always a guess and a density)
             raise RuntimeError
@@ -72,7 +77,7 @@ class Learner:
             # every place has a best class and its share of 1: none stands out, all are compared
             again = self._once(self.pair.exciter(None), DENSITIES[-1], scored=False)
             best = again if again.seen else best
-        return best if best.complete else self._below(best)
+        return best if best.complete and best.told else self._below(best)
 
     def _below(self, best: Study) -> Study:
         """Learn with the background below all classes, which it has kept out of the slots."""
@@ -82,9 +87,10 @@ class Learner:
             exciter = self.pair.exciter(background, low=True)
             for density in DENSITIES:
                 study = self._once(exciter, density)
-                if sum(map(len, study.shown)) > sum(map(len, best.shown)):
+                shown, most = (sum(map(len, each.shown)) for each in (study, best))
+                if (shown, study.told) > (most, best.told):
                     best = study
-                if study.complete:
+                if study.complete and study.told:
                     return study
         return best
 
@@ -128,7 +134,16 @@ class Learner:
             )
             found = replace(group, score=score)
             labels = _labels(found, quiet, alone | others, low=exciter.low)
+            calm = d.calm_of(found, d.all_rows(group, quiet))
+            untold = exciter.background in self.columns.order and scored and not wide
+            untold &= not labels.columns or score is None
+            first = _coming_first(found, alone | others) if untold else None
+            if first is not None:
+                found, labels = replace(group, score=first[0]), first[1]
+            study.told &= not untold or first is not None
             study.labels.append(labels)
+            # what scores well in quiet rows is no leftover where a background is among them
+            study.calm.append(-np.inf if exciter.low or first is not None else calm)
             moved = set(alone) if len(self.columns.order) == 1 else {
                 column for column, values in alone.items()
                 if score is None and (wide or exciter.background not in self.columns.order)
@@ -137,6 +152,41 @@ class Learner:
             study.shown.append(moved | labels.found.keys() & set(exciter.classes))
             study.groups.append(replace(found, labels=labels.columns))
         return study
+
+
+def _coming_first(group: d.Group, alone: Mapping[int, Values]) -> tuple[int, d.Labels] | None:
+    """Find the score by which the rows of the one class that each run excites come before others.
+
+    Where a background is among the rows, its scores fall as those of classes rise, and quiet rows
+    score well: no column tells by itself that it is the score, or which rows are of the class. Where
+    it is known to be the score, there need not be others.
+    """
+    runs = {column: d.all_rows(group, values) for column, values in alone.items()}
+    if not group.outputs or len(runs) < 2 or not all(map(len, runs.values())):
+        return None
+    whole = d.label_candidates(group, runs.values())
+    scores = range(len(group.columns)) if group.score is None else [group.score]
+    for score, label in itertools.product(scores, whole):
+        if score not in whole:
+            ids = {
+                c: _first_id(rows[:, score], rows[:, label], alone=group.score is not None)
+                for c, rows in runs.items()
+            }
+            if None not in ids.values() and len(set(ids.values())) == len(ids):
+                told = d.Labels((label,))
+                told.found |= {column: (one,) for column, one in ids.items() if one is not None}
+                return score, told
+    return None
+
+
+def _first_id(scores: Floats, ids: Floats, *, alone: bool) -> float | None:
+    """Give the id of the best row, if all rows of it are better than all others (or ``alone``)."""
+    best = ids[np.argmax(scores)]
+    own = ids == best
+    if own.all():
+        return float(best) if alone else None
+    first = bool(np.isfinite(scores).all()) and scores[own].min() > scores[~own].max()
+    return float(best) if first else None
 
 
 def _differ(rows: Floats, calm: Floats) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_headcut.validation.auxiliary import Picture, auxiliary, resolve
-from onnx_headcut.validation.image_inputs import ImageInput, image_input
+from onnx_headcut.validation.image_inputs import image_input
 from onnx_headcut.validation.inputs import InputSpec, NamedFeed, input_specs, with_shapes
 from onnx_headcut.validation.painting import PATTERNS, paint
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.validation.image_inputs import AxisName
+    from onnx_headcut.validation.image_inputs import AxisName, ImageInput
     from onnx_headcut.validation.inputs import Array, Feed
 
 _BASE_SIZE = 320  # of images whose size is dynamic: a multiple of every usual stride
@@ -116,7 +116,8 @@ def _synthetic_feed(
         height, width = sizes["height"], sizes["width"]
         picture = Picture(sizes.get("batch", 1), height, width, height, width)
         values = paint(pattern, rng, (picture.batch, height, width, sizes["channel"]))
-        values = image.low + (image.high - image.low) * values
+        low, high = image.widest if pattern == "noise" else (image.low, image.high)
+        values = low + (high - low) * values
         feed[image.spec.name] = image.from_nhwc(as_dtype(values, image.spec.dtype))
     for spec in specs:
         if spec.name in feed:
