@@ -7,7 +7,7 @@ the labels of each head's channels. What may be the classes is in `groups`, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,7 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     heads: dict[int, Labels] = {}
     sites: list[Site] = []
     fronts: list[Site] = []
+    behind: list[Site] = []
     count = groups[0].size
     analysis, layout = seen.analysis, seen.layout
     if layout is None:
@@ -104,8 +105,9 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     wider = [w for p in pulled for w in p.wider if layout is None]
     if wider and len({w[2] for w in wider}) == 1 and all(p.wider for p in pulled):
         # ids are the head's own columns, with the one that the graph drops behind the head
-        count = wider[0][2]
+        count, narrow = wider[0][2], [site for p in pulled for site in p.sites]
         pulled = [pull(analysis, value, Labels(axis, np.arange(count))) for value, axis, _ in wider]
+        behind = _behind_softmax(narrow, [site for p in pulled for site in p.sites])
     for result in pulled:
         for node, labels in result.heads.items():
             known = heads.setdefault(node, labels)
@@ -118,6 +120,7 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
                 )  # fmt: skip
         sites += [s for s in result.sites if s not in sites]
         fronts += [s for s in result.fronts if s not in fronts]
+    sites += [s for s in behind if s not in sites]
     activation = sites[0].activation
     if activation == "none" and is_activated_later(seen.flow, sites[0].value):
         activation = "sigmoid"
@@ -126,6 +129,15 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
                    bool(boxes), any(g.is_weighed for g in groups))  # fmt: skip
+
+
+def _behind_softmax(narrow: Sequence[Site], wide: Sequence[Site]) -> list[Site]:
+    """Sites behind the column that a softmax has more: what calibrates its shares, numbered as it."""
+    pairs = [(a.ids, b.ids) for a in narrow for b in wide if a.value == b.value]
+    number = {old: new for olds, news in pairs for old, new in zip(olds, news, strict=True)}
+    known = {site.value for site in wide}
+    return [replace(s, ids=tuple(NONE if i == NONE else number[i] for i in s.ids)) for s in narrow
+            if s.value not in known and all(i == NONE or i in number for i in s.ids)]  # fmt: skip
 
 
 def _laid_out(group: Group, layout: Layout) -> Labels:

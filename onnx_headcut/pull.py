@@ -41,6 +41,9 @@ REPEATING = frozenset({"Gather", "Expand", "Tile"})
 SAME_ELEMENTS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Movement ops that leave none out and read none twice."""
 
+FLAT_SOFTMAX = 13
+"""The opset before which a Softmax is over its axis and all behind it."""
+
 KEEPING_PLACES = frozenset({*elementwise.RULES, "Softmax", "LogSoftmax", "Sigmoid", *POOLING})
 """Ops whose outputs have the classes where their first input has them."""
 
@@ -130,8 +133,8 @@ class _Walk:
         node = simple(self.scope.graph.node[at])
         if node.op_type in WEIGHTED:
             self._head(at, node, labels)
-        elif node.op_type in ACTIVATIONS and not activated:
-            self._activation(node, value, labels)
+        elif node.op_type in ACTIVATIONS and (not activated or self._mixes(node, labels)):
+            (self._normalisation if activated else self._activation)(node, value, labels)
         elif node.op_type == "Concat":
             self._concat(node, labels, activated=activated)
         elif node.op_type in MOVING:
@@ -148,10 +151,43 @@ class _Walk:
         if kind == "softmax":
             _, known = self.softmaxes.get((value, labels.axis), (node, labels.ids))
             self.softmaxes[value, labels.axis] = node, np.maximum(known, labels.ids)
-        self._note(self.result.sites, site_of(node.input[0], labels, kind), node)
+        site = site_of(self._before_its_best(node.input[0], labels), labels, kind)
+        self._note(self.result.sites, site, node)
         self._note(self.result.fronts, behind(*(self.pick or (value, labels)), node.op_type), node)
         self.pick = None
         self.back(node.input[0], labels, activated=True)
+
+    def _mixes(self, node: onnx.NodeProto, labels: Labels) -> bool:
+        """Whether a node makes each class's share of all of them."""
+        if node.op_type not in {"Softmax", "LogSoftmax"}:
+            return False
+        rank = len(self.scope.old(node.output[0]).shape or ())
+        flat = self.interpreter.opsets[""] < FLAT_SOFTMAX
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1 if flat else -1) % max(rank, 1)
+        return axis == labels.axis or (flat and axis < labels.axis)
+
+    def _normalisation(self, node: onnx.NodeProto, _: str, labels: Labels) -> None:
+        """Note a softmax whose shares are calibrated, say, by a sigmoid: classes compete before it."""
+        site = site_of(self._before_its_best(node.input[0], labels), labels, "softmax")
+        self._note(self.result.sites, site, node)
+        self.result.sites.sort(key=lambda s: s.activation != "softmax")  # the first says the kind
+        self.back(node.input[0], labels, activated=True)
+
+    def _before_its_best(self, value: str, labels: Labels) -> str:
+        """Step over ``x - max(x)``, of which the best class is to be a kept one, too."""
+        sub = self._maker(value)
+        if sub is None or sub.op_type != "Sub":
+            return value
+        best = self._maker(sub.input[1])
+        if best is None or best.op_type != "ReduceMax" or best.input[0] != sub.input[0]:
+            return value
+        shape, lowest = (self.scope.old(name).shape for name in sub.input[:2])
+        same = shape and lowest and len(shape) == len(lowest) and lowest[labels.axis] == 1
+        return sub.input[0] if same else value
+
+    def _maker(self, value: str) -> onnx.NodeProto | None:
+        at = self.scope.index.producer.get(value)
+        return None if at is None else self.scope.graph.node[at]
 
     def _note(self, sites: list[Site], site: Site, node: onnx.NodeProto) -> None:
         """Add a site; one that was met before, by other columns of it, is completed."""
