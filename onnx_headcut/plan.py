@@ -259,10 +259,12 @@ def keep_ids(trace: Trace, scope: Scope, outputs: Sequence[OutputClasses]) -> No
     Inside the graph ids stay compact: it may use them as indices.
     """
     if not trace.said:
+        scores = ", ".join(repr(o.name) for o in outputs if o.kind == "scores")
         raise UsageError(
-            "--ids original: no output says class ids; a class is known by its column in "
-            + ", ".join(repr(o.name) for o in outputs if o.kind == "scores"),
-            advice="leave --ids away and map columns by the kept ids in the model's metadata",
+            "--ids original: no output says class ids"
+            + (f"; a class is known by its column in {scores}" if scores else " as numbers"),
+            advice="leave --ids away"
+            + (" and map columns by the kept ids in the model's metadata" if scores else ""),
         )
     for (name, column), (lookup, option) in trace.said.items():
         old = np.rint(lookup.old[lookup.take]).astype(np.int64)

@@ -31,4 +31,5 @@ def locations(path: Path) -> set[str]:
 
 
 def values(model: onnx.ModelProto) -> list[bytes]:
-    return [numpy_helper.to_array(t).tobytes() for t in files.all_tensors(model)]
+    arrays = map(numpy_helper.to_array, files.all_tensors(model))
+    return [repr(a.tolist()).encode() if a.dtype.hasobject else a.tobytes() for a in arrays]

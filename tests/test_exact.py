@@ -113,6 +113,10 @@ def test_names_that_are_taken_are_not_taken_again() -> None:
 # ------------------------------------------------------------------ what lies behind the front
 
 
+UNPROVED = {"scores_times_one_less_the_background"}
+"""Where every score moves with the background's, so that no place is seen to be of one class."""
+
+
 @pytest.mark.parametrize("name", CUT if LONG else CUT[::2])
 def test_validation_proves_every_pattern(name: str) -> None:
     pattern = PATTERNS[name]()
@@ -121,6 +125,10 @@ def test_validation_proves_every_pattern(name: str) -> None:
 
     result = exact(pattern.model(), keep, **pattern.told)
 
+    if name in UNPROVED:
+        assert result.verdict is not None
+        assert result.verdict.status == "inconclusive"
+        return
     assert result.verdict, result.verdict and result.verdict.lines()
     stored = {t.name: t for t in result.model.graph.initializer}
     score_heads = {h.weight for h in pattern.heads} if len(pattern.heads) == 1 else set()

@@ -18,7 +18,11 @@ REFUSED = {
     **{name: OWN for name in CUT if name.startswith("branches")},
     "class_constant_as_lower_bound": OWN,
     "a_function_called_for_each_class": OWN,
+    "classes_taken_apart_and_joined": OWN,
     "loop_over_classes_with_codes": CODES,
+    "top_k_with_names": CODES,
+    "top_k_with_names_by_a_label_encoder": CODES,
+    "top_k_with_codes_by_a_label_encoder": CODES,
 }
 """A class of which branches or codes know one: it cannot stand twice, or be more than there were."""
 

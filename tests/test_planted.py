@@ -135,6 +135,19 @@ class Ignores:
         maker(model, self.value).input[self.i] = zero.name
 
 
+@dataclass(frozen=True)
+class Encodes:
+    """A LabelEncoder gives each key the value of the one before."""
+
+    value: str
+
+    def __call__(self, model: onnx.ModelProto) -> None:
+        for attribute in maker(model, self.value).attribute:
+            if attribute.name.startswith("values_"):
+                values = attribute.floats or attribute.strings
+                values[:] = [values[-1], *values[:-1]]
+
+
 def to(value: float) -> Callable[[Array], Array]:
     return lambda old: np.full(old.shape, value)
 
@@ -306,6 +319,12 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "top_k_with_a_table_of_labels",
         Reads("label_row", 0, lambda old: np.arange(old.size).reshape(old.shape) % C),
     ),
+    "names of classes as they stood": (
+        "top_k_with_names",
+        Reads("label_row", 0, lambda _: ["ant", "bee", "cat"]),
+    ),
+    "the name of the class before": ("top_k_with_names_by_a_label_encoder", Encodes("label_row")),
+    "the code of the class before": ("top_k_with_codes_by_a_label_encoder", Encodes("label_row")),
     "boxes copied by the old class count": ("top_k_with_gather_elements", Reads("box_at", 1, to(C))),
     "the second head has its classes in another order": (
         "queries_picked_by_their_best_score",

@@ -27,6 +27,7 @@ from onnx_headcut.rules import (
     control,
     detections,
     elementwise,
+    encoded,
     indexing,
     iterated,
     moved,
@@ -63,6 +64,7 @@ RULES: dict[str, Callable[[View], Outcome]] = {
 OF_NUMBERS: dict[str, Callable[[View], Outcome]] = {
     **dict.fromkeys(rounding.OPS, rounding.rounded),
     "OneHot": one_hot.one_hot,
+    "LabelEncoder": encoded.label_encoder,
 }
 """Ops that have a rule of their own where class numbers reach them."""
 

@@ -286,10 +286,12 @@ def ids_along(index: Lookup, extent: int) -> Ints:
 
 
 def _holds_ids(index: Lookup, stored: Array, axis: int) -> bool:
-    """Whether what is read are class numbers: where nothing moves, no index says so by itself."""
+    """Whether class numbers are read, or names: where nothing moves, no index says so by itself."""
     rows = index.old.astype(np.int64)
     if not _is_line(stored, axis) or rows.min(initial=0) < 0 or rows.max(initial=0) >= stored.size:
         return False
+    if stored.dtype.hasobject:
+        return True
     read = Lookup(index.ids, index.take, stored.reshape(-1)[rows], (), "")
     return offset_of(read) is not None
 
@@ -329,8 +331,9 @@ def through_table(data: Lookup, index: Lookup) -> Outcome:
 
 def table(view: View, index: Lookup, axis: int) -> Outcome:
     """A stored table read by class or by flat index: its rows follow, label values are translated."""
-    stored = view.old[0].value
-    assert stored is not None  # noqa: S101  the caller looked
+    raw = view.old[0].value
+    assert raw is not None  # noqa: S101  the caller looked
+    stored = as_numbers(raw) if raw.dtype.hasobject else raw
     old_rows = index.old.astype(np.int64)
     if (old_rows >= stored.shape[axis]).any() or (old_rows < 0).any():
         view.refuse(f"its table has {stored.shape[axis]} rows, but class indices go further")
@@ -344,7 +347,7 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
         if rows is None:
             continue
         sliced = stored.take(rows, axis)
-        edit = _table_edit(view, stored, axis, rows, sliced)
+        edit = _table_edit(view, raw, axis, rows, raw.take(rows, axis))
         if not flat:
             options.append(Option(option.new, (*option.edits, *edit), option.left))
             continue
@@ -369,6 +372,15 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
         return Outcome([Rows()])
     old = stored.reshape(-1)[old_rows]
     return Outcome([Lookup(index.ids, index.take, old, tuple(options), index.origin)])
+
+
+_names: dict[str, float] = {}
+
+
+def as_numbers(names: Array) -> Array:
+    """Give each string a number of its own that no class id can be: they are told apart by it."""
+    numbers = [_names.setdefault(str(n), len(_names) + 0.5) for n in names.ravel().tolist()]
+    return np.array(numbers).reshape(names.shape)
 
 
 def rows_for(new: Ints, old: Ints) -> Ints | None:

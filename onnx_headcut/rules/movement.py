@@ -362,10 +362,8 @@ def concat(view: View) -> Outcome:
                 view.refuse("its inputs carry classes on different axes")
             ids.append(mark.ids)
         else:
-            extent = (view.old[i].shape or ())[axis]
-            if extent is None:
-                view.shape(i)
-            ids.append(np.full(extent or 0, NONE))
+            shape = view.old[i].shape or view.shape(i)
+            ids.append(np.full(view.shape(i)[axis] if shape[axis] is None else shape[axis], NONE))
     return Outcome([Labels(axis, np.concatenate(ids))])
 
 

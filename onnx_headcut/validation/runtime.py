@@ -82,6 +82,8 @@ class Session:
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; outputs by name, of their own dtypes (bfloat16 as the same values in float32).
 
+        Strings, such as names of classes, come as numbers, see `numbered`.
+
         Raises RuntimeFailure where onnxruntime refuses the feed or fails.
         """
         try:
@@ -99,6 +101,7 @@ class Session:
         for name, value in zip(self.output_names, values, strict=True):
             if not isinstance(value, np.ndarray):
                 raise RuntimeFailure(f"output {name!r} is a {type(value).__name__}, not a tensor")
+        values = [numbered(v) if v.dtype.kind in "OSU" else v for v in values]
         return dict(zip(self.output_names, values, strict=True))
 
     def end_profile(self) -> Path:
@@ -120,6 +123,18 @@ class Session:
         return [
             from_bits(value) if value.data_type() == BFLOAT16 else value.numpy() for value in values
         ]
+
+
+_numbers: dict[str, float] = {}
+"""Of each string that a model gave, in the order in which they were met."""
+
+
+def numbered(strings: Array) -> Array:
+    """Give every string a number, the same in all models; different ones are far from each other."""
+    for text in strings.ravel().tolist():
+        _numbers.setdefault(str(text), float(round(100 * 1.05 ** len(_numbers))))
+    found = [_numbers[str(text)] for text in strings.ravel().tolist()]
+    return np.array(found, np.float64).reshape(strings.shape)
 
 
 def open_session(  # noqa: PLR0913  (each is one setting of a session)

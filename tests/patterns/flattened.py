@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from patterns.frame import CELLS, CLASSES, OUTPUTS, Head, Pattern, changed, front, graph, pattern
+import numpy as np
+
+from patterns.frame import (
+    CELLS,
+    CLASSES,
+    OUTPUTS,
+    Array,
+    Head,
+    Pattern,
+    changed,
+    front,
+    graph,
+    pattern,
+    table,
+)
 
 TOP = 10
 
@@ -101,6 +116,63 @@ def top_k_with_a_table_of_labels() -> Pattern:
       label_row = GatherElements <axis = 1> (numbers, index)""",
         more=f", int64[1,{CELLS * CLASSES}] numbers = {{{row}}}",
     )
+
+
+NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
+CODES = (7, 3, 9, 1, 12, 5)
+
+
+def named(outputs: list[Array]) -> Array:
+    """Rows with the place of each class's name among all of them."""
+    places = [NAMES.index(str(name)) for name in outputs[0].ravel()]
+    return table([np.array(places), *outputs[1:]])
+
+
+def of_names(found: Pattern) -> Pattern:
+    """Its labels are names, and operators for such things are there."""
+    text = found.text.replace("int64[K] labels", "string[K] labels")
+    text = text.replace('["": 17]', '["": 17, "ai.onnx.ml": 3]')
+    return replace(found, text=text, own_ids=True, read=named)
+
+
+@pattern
+def top_k_with_names() -> Pattern:
+    """Names of classes read from a table of strings"""
+    names = ", ".join(f'"{name}"' for name in NAMES)
+    return of_names(
+        flat_top_k(
+            """
+      box_at = Div (index, c)
+      number = Mod (index, c)
+      label_row = Gather (names, number)""",
+            more=f", string[{CLASSES}] names = {{{names}}}",
+        )
+    )
+
+
+def encoded(values: str) -> Pattern:
+    """Class numbers through a LabelEncoder."""
+    keys = ", ".join(map(str, range(CLASSES)))
+    return flat_top_k(f"""
+      box_at = Div (index, c)
+      number = Mod (index, c)
+      label_row = ai.onnx.ml.LabelEncoder <keys_int64s = [{keys}], {values}> (number)""")
+
+
+@pattern
+def top_k_with_names_by_a_label_encoder() -> Pattern:
+    """Names of classes by a LabelEncoder"""
+    names = ", ".join(f'"{name}"' for name in NAMES)
+    return of_names(encoded(f"values_strings = [{names}]"))
+
+
+@pattern
+def top_k_with_codes_by_a_label_encoder() -> Pattern:
+    """Codes of the model's own by a LabelEncoder"""
+    codes = ", ".join(f"{code}.0" for code in CODES)
+    found = of_names(encoded(f"values_floats = [{codes}]"))
+    text = found.text.replace("string[K] labels", "float[K] labels")
+    return replace(found, text=text, read=table)
 
 
 @pattern
