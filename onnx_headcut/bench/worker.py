@@ -100,13 +100,16 @@ class _Worker:
 
 
 def read_durations(profile: Path, runs: int) -> dict[str, float]:
-    """Read seconds a run by node from a profile of ``runs`` runs, without the first of them."""
+    """Read seconds a run by node from a profile of ``runs`` runs, without the first of them.
+
+    The median of few runs: whatever else the machine does lands on one node of one of them.
+    """
     times: dict[str, list[float]] = defaultdict(list)
     for event in read_profile(profile):
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             times[event["name"].removesuffix("_kernel_time")].append(event["dur"] / 1e6)
     # Nodes of subgraphs run as often as they like; their time is in that of the node around them.
-    return {name: sum(t[1:]) / (runs - 1) for name, t in times.items() if len(t) == runs}
+    return {name: float(np.median(t[1:])) for name, t in times.items() if len(t) == runs}
 
 
 def peak_memory() -> int | None:
