@@ -41,7 +41,10 @@ def _cap(view: View) -> str | None:
 
 
 def _first(view: View) -> str | None:
+    maker = view.scope.index.node_of(view.node.input[0])
     if not isinstance(view.marks[0], Rows) or len(view.old) < 3:
+        return None
+    if maker is not None and maker.op_type == "Shape":  # extents, no detections
         return None
     starts, ends = view.old[1].value, view.old[2].value
     if starts is None or ends is None or starts.size != 1 or starts.item() or ends.size != 1:

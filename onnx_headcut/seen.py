@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, NoReturn
@@ -69,9 +68,13 @@ class Seen:
         return *group.shape[: group.axis], *group.shape[group.axis + 1 :], grids
 
     def width(self, group: Group) -> int:
-        """Number of columns that its heads give for each of its places: four, if it is half a box."""
-        places = math.prod(group.shape) // group.extent
-        return sum(math.prod(self.flow.leaves[k].shape) for k in group.leaves) // places
+        """Number of columns that its heads give for each of its places: four, if it is half a box.
+
+        By channels, as not all places of a head need be read: a DETR's last layer alone, say.
+        """
+        leaves = (self.flow.leaves[k] for k in group.leaves)
+        channels = sum(leaf.shape[leaf.axis] for leaf in leaves)
+        return channels * group.size // len(group.channels)
 
     def is_of_queries(self, group: Group) -> bool:
         """Whether it comes from a layer over rows, as a transformer's do, not over a picture."""

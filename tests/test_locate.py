@@ -211,3 +211,18 @@ def test_a_head_that_is_not_there_is_named_with_those_that_are() -> None:
     assert "scores" in refused.value.advice
     with pytest.raises(hc.UsageError):
         found(model, heads=["stem"])
+
+
+def test_of_stacked_layers_the_last_one_alone_is_read() -> None:
+    """Both go through the heads, and one is given out; boxes are decoded by halves (LW-DETR)."""
+    net = Net()
+    both = net.add("Concat", net.features, net.add("Neg", net.features), axis=0)
+    conv = {name: net.conv(both, n, name=name) for name, n in (("scores", 9), ("boxes", 4))}
+    last = {name: net.add("Gather", value, net.const(1), axis=0) for name, value in conv.items()}
+    scores = net.add("Transpose", last["scores"], perm=[1, 2, 0])
+    moves = net.add("Transpose", last["boxes"], perm=[1, 2, 0])
+    anchors = net.const(np.random.default_rng(0).random((6, 6, 2)), np.float32)
+    centres = net.add("Add", net.add("Mul", net.slice(moves, 0, 2), anchors), anchors)
+    sizes = net.add("Mul", net.add("Exp", net.slice(moves, 2, 4)), anchors)
+    boxes = net.add("Concat", centres, sizes, axis=2)
+    assert found(net.model(scores, boxes)) == (9, {"scores"})

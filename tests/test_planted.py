@@ -211,6 +211,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     "a sum is clipped elsewhere": ("sums_and_best_scores_beside_scores", Reads("sums", 2, to(1.0))),
     "another class is left out": ("nms_rows_of_the_background_left_out", Reads("from_last", 1, to(1))),
     "ids count from zero": ("nms_columns_sliced_and_cast", Reads("ids", 1, to(0))),
+    "ids are scaled in a table": (
+        "table_scaled_by_column",
+        Reads("rows", 1, lambda a: a * np.array([2, 1, 1, 1, 1, 1], a.dtype)),
+    ),
     "boxes of another row": ("nms_columns_sliced_and_cast", Reads("box_at", 1, to(1))),
     "sorted ids are off by one": ("nms_rows_filled_up_and_sorted", Reads("labels", 1, to(0))),
     "a peak's class by another area": ("peaks_of_a_heat_map", Reads("label_row", 1, to(8))),
@@ -413,6 +417,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
     # shared constants
     "one level has its classes in another order": (
         "shared_reshape_and_weights",
+        Reads("cls_1", 1, rolled(0, 1, 4)),
+    ),
+    "a shared weight was cut to other classes for one of its heads": (
+        "weights_shared_through_identity",
         Reads("cls_1", 1, rolled(0, 1, 4)),
     ),
     "scores beside a shape of their own are of other classes": (

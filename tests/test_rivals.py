@@ -24,7 +24,8 @@ TOLD = {
     "nms_class_agnostic": ("NonMaxSuppression 'make_found'", AGNOSTIC),
     "argmax_over_classes": ("ArgMax", BEST),
 }
-SILENT = ("nms_batched_trick", "branches_by_slice", "background_split_off", "nms_columns_gathered")
+SILENT = ("nms_batched_trick", "branches_by_slice", "background_split_off", "nms_columns_gathered",
+          "table_scaled_by_column")  # fmt: skip
 
 
 def notes(name: str, keep: list[int]) -> tuple[str, ...]:

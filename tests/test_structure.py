@@ -12,10 +12,11 @@ from conftest import from_text
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
+from patterns import PATTERNS
 
 import onnx_headcut as hc
 from onnx_headcut.labels import Site
-from onnx_headcut.validation import Claims, structural, validate
+from onnx_headcut.validation import Claims, structural, validate, weights
 from onnx_headcut.validation.claims import Selection
 from onnx_headcut.validation.weights import find_selection
 
@@ -329,3 +330,9 @@ def test_a_bound_in_the_backbone_is_seen_where_no_number_shows_it() -> None:
 
     assert found.status == "failed"
     assert found.reasons == ("structure: initializer 'high' differs",)
+
+
+def test_weights_that_two_heads_share_through_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_SMALL", 0)
+    model = PATTERNS["weights_shared_through_identity"]().model()
+    assert hc.cut(model, [3, 1], background=0, provider="cpu").verdict

@@ -29,6 +29,10 @@ KEEPING = frozenset({"Gather", "Slice", "Cast", "Identity", "Shape", "Size", *mo
 """Ops behind which columns are still columns."""
 
 
+NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}
+"""Arithmetic by columns, with the number that leaves a column of class numbers what it is."""
+
+
 def numbered(mark: Mark | None) -> bool:
     """Whether class numbers are in a column, as they are or in what was computed."""
     return isinstance(mark, Lookup) or (isinstance(mark, Rows) and mark.numbered)
@@ -51,6 +55,11 @@ def columns(view: View) -> Outcome:
         return by_columns(view)
     if view.op == "ScatterND":
         return scatter_rows(view)
+    return scale_columns(view) if view.op in NEUTRAL else _of_one(view)
+
+
+def _of_one(view: View) -> Outcome:
+    """Ops whose first input alone is a table."""
     mark = view.marks[0]
     if not isinstance(mark, Columns) or any(isinstance(m, Columns) for m in view.marks[1:]):
         view.refuse("a table of indices with a class column is used in a way no rule covers")
@@ -70,6 +79,26 @@ def columns(view: View) -> Outcome:
     if view.op in movement.RULES:
         return move_columns(view, mark)
     view.refuse("a table of indices with a class column is used in a way no rule covers")
+
+
+def scale_columns(view: View) -> Outcome:
+    """Arithmetic with a stored number for each column, as boxes are scaled in a table of detections."""
+    at = next(i for i, m in enumerate(view.marks) if isinstance(m, Columns))
+    mark, other = view.marks[at], view.old[1 - at].value
+    assert isinstance(mark, Columns)  # noqa: S101
+    fixed = other is not None and is_fixed(view.scope, view.node.input[1 - at])
+    if not fixed or (at and view.op in {"Sub", "Div"}):
+        view.refuse("a table of indices with a class column meets others in a way no rule covers")
+    assert other is not None  # noqa: S101
+    behind = view.rank(at) - mark.axis  # axes count from the last, as those of the stored numbers do
+    line = other[(None,) * max(behind - other.ndim, 0)]
+    for k, column in enumerate(mark.marks):
+        one = np.take(line, min(k, line.shape[-behind] - 1), axis=-behind)
+        if numbered(column) and not (one == NEUTRAL[view.op]).all():
+            view.refuse("it changes a column of class numbers in a table by a stored number")
+    if line.shape[-behind] not in {1, len(mark.marks)}:
+        view.refuse("a table of indices with a class column is repeated in a way no rule covers")
+    return Outcome([Columns(max(view.rank(at), other.ndim) - behind, mark.marks)])
 
 
 def _rows_by_index(view: View, mark: Columns) -> Outcome:

@@ -39,12 +39,16 @@ def compare_weights(
     """
     old, new = _stored(original), _stored(cut)
     before, after = by_output(original), by_output(cut, claims.whole)
+    same = {n.output[0]: n.input[0] for n in original.node if n.op_type == "Identity"}
     paired: set[str] = set()
     for key in [key for key in after if key in before and key in claims.nodes]:
         inputs = list(zip(before[key].input, after[key].input, strict=False))
         if len(before[key].input) != len(after[key].input):
             continue  # a Concat that lost branches: places do not correspond
-        for was, now in inputs:
+        for read, now in inputs:
+            was = read
+            while was not in old and was in same:  # exporters share equal weights through Identity
+                was = same[was]
             if now in new and now not in old and was in old and now not in paired:
                 paired.add(now)
                 hold(now, (was, old[was]), new[now], claims, found)

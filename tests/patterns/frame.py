@@ -209,6 +209,7 @@ PATTERNS: dict[str, Callable[[], Pattern]] = {}
 
 REFUSED: dict[str, tuple[str, str]] = {
     "loop_over_classes_whose_count_is_used": ("Mul", "class numbers"),
+    "table_whose_ids_are_scaled": ("Mul", "class numbers in a table"),
     "ids_rounded_to_others_by_a_quantizer": ("QuantizeLinear", "rounds class numbers"),
     "extent_less_a_number_of_two_meanings": ("Sub", "the first or the last"),
 }

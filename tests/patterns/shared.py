@@ -39,6 +39,16 @@ def shared_reshape_and_weights() -> Pattern:
 
 
 @pattern
+def weights_shared_through_identity() -> Pattern:
+    """The second level's class weight and bias are the first one's through Identity (TorchScript)"""
+    weights = f"{BOX_WEIGHTS}, float[12,8,1,1] cls_w, float[12] cls_b, int64[3] to_cls = {{1,-1,6}}"
+    again = """
+      other_w = Identity (cls_w)
+      other_b = Identity (cls_b)"""
+    return two_levels("to_cls", weights, again, "other_w, other_b")
+
+
+@pattern
 def shape_computed_once_for_scores_and_boxes() -> Pattern:
     """Four classes: a shape put together once reshapes scores and boxes"""
     body = """

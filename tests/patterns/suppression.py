@@ -71,6 +71,31 @@ def nms_columns_sliced_and_cast() -> Pattern:
 
 
 @pattern
+def table_scaled_by_column() -> Pattern:
+    """Rows [id, score, box], each column times a stored number, which is 1 for ids"""
+    return changed(
+        nms_columns_sliced_and_cast(),
+        (
+            "rows = Concat <axis = 1> (ids, score_col, boxes)",
+            """joined = Concat <axis = 1> (ids, score_col, boxes)
+      extents = Shape (found)
+      some = Slice (extents, c0, c2, c0)
+      many = Gather (some, c0)
+      shape = Concat <axis = 0> (many, width)
+      shaped = Reshape (joined, shape)
+      rows = Mul (shaped, scale)""",
+        ),
+        ("int64 col = {1}", "int64 col = {1}, int64[1] width = {6}, float[6] scale = {1,1,4,4,4,4}"),
+    )
+
+
+@pattern
+def table_whose_ids_are_scaled() -> Pattern:
+    """Rows [id, score, box], each column times a stored number, which is 2 for ids"""
+    return changed(table_scaled_by_column(), ("{1,1,4,4,4,4}", "{2,1,4,4,4,4}"))
+
+
+@pattern
 def nms_rows_of_the_background_left_out() -> Pattern:
     """Rows of the background left out by NonZero over `class - background`, the last one (Paddle)"""
     weights, start, heads = front()
