@@ -139,7 +139,7 @@ def ask(order: Order, folder: Path) -> Iterator[Message]:
 
 def main() -> None:
     """Read an order from stdin, and do it."""
-    gc.set_threshold(50_000)  # as in the command line itself
+    gc.set_threshold(200_000)  # as in the command line itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides; then stdin ends
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # workers and temporary files go
     if not os.environ.get("HEADCUT_DEBUG"):
