@@ -47,6 +47,8 @@ _START = "import sys; sys.path[:] = {}; from onnx_headcut.workers import main; m
 # bytes of a worker without a model, and how many times the model's one that validates was seen to
 # hold at most (an SSD300 of 143 MB and pictures by twos: 2.1 GB)
 _FIRST, _HELD = 1 << 28, 16
+_ON_A_GPU = 4  # cuts at once, unless --jobs says otherwise
+_GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu")  # of Linux, WSL and Jetsons
 _PATIENCE = 3.0  # seconds that a worker has for ending by itself
 
 
@@ -206,6 +208,17 @@ def _at_once(opened: Opened | None) -> int:
     return cores
 
 
+def _at_once_there(tasks: Sequence[Task]) -> int:
+    """How many a device takes at once: each process holds memory of a GPU, whose size none knows yet.
+
+    No runtime is loaded here, so that what tells of a GPU is a driver's file.
+    """
+    asked = {t.arguments.get("provider", "auto") for t in tasks if _said(t, "validation")}
+    if asked & {"cuda", "tensorrt"} or ("auto" in asked and any(map(os.path.exists, _GPUS))):
+        return _ON_A_GPU
+    return len(tasks)
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
@@ -219,7 +232,7 @@ def _with_forks(order: Order, opened: Opened | None, tell: Callable[[Message], N
     os.write(fill, b"".join(map(_NUMBER.pack, range(len(order.tasks)))))  # fits: 64 KiB
     os.close(fill)
     work = (opened, order, numbers)
-    at_once = order.jobs or _at_once(opened)
+    at_once = order.jobs or min(_at_once(opened), _at_once_there(order.tasks))
     gc.freeze()  # what all workers hold is no garbage, and stays in memory that they share
     workers = [_hire(work) for _ in range(min(at_once, len(order.tasks)))]
     left, stdin = len(order.tasks), sys.stdin.fileno()

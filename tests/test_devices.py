@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import pytest
 import stub_cuda
 from conftest import Done, run_cli
 
-from onnx_headcut import cut
+from onnx_headcut import cut, workers
 from onnx_headcut.errors import ProviderError
 from onnx_headcut.validation import choosing, cuda, providers, runtime
 
@@ -286,3 +287,17 @@ def test_openvino_is_given_the_graph_unfolded_where_it_misses_folded_values(
     monkeypatch.setattr(runtime, "_opens_on_the_cpu", lambda *_: True)
     with pytest.raises(ProviderError, match="cannot take this model"):  # as deployed, it is as it is
         runtime.open_session(model_path, provider="openvino", deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("provider", "driver", "at_once"),
+    [("cuda", "", 4), ("auto", __file__, 4), ("auto", "", 9), ("cpu", __file__, 9)],
+)
+def test_few_cuts_are_made_at_once_on_a_gpu(
+    provider: str, driver: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_GPUS", (driver,))
+    tasks = [workers.Task("m.onnx", "1", f"{k}.onnx", {"provider": provider}) for k in range(9)]
+    assert workers._at_once_there(tasks) == at_once
+    unproved = [replace(task, arguments={**task.arguments, "validation": False}) for task in tasks]
+    assert workers._at_once_there(unproved) == 9
