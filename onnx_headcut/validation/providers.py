@@ -117,8 +117,9 @@ def how_to_get(provider: str) -> str:
         return "CUDA is not for macOS: use --provider coreml or cpu."
     if PACKAGES[provider] == "onnxruntime-gpu" and platform.machine() == "aarch64":
         return (
-            "PyPI has no onnxruntime-gpu for aarch64. For a Jetson, NVIDIA builds it for each JetPack:"
-            " https://elinux.org/Jetson_Zoo#ONNX_Runtime"
+            "PyPI has no onnxruntime-gpu for aarch64. On a Jetson (here with JetPack 6), run:"
+            " pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url"
+            " https://pypi.jetson-ai-lab.io/jp6/cu126"
         )
     others = [name for name in installed() if name != PACKAGES[provider]]
     # What two of them share is gone with either: the one that stays has to come anew.
