@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import pytest
 from conftest import tiny
 from onnx import TensorProto, helper
 
 import onnx_headcut as hc
+from onnx_headcut.validation import forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,3 +122,12 @@ def test_a_file_of_another_exporter_is_told_first_and_in_few_lines(
     assert "the cut has no tensor" in because[0]
     assert len(because) < 14
     assert "more; --json says all" in because[-1]
+
+
+def test_a_small_difference_is_no_other_form() -> None:
+    """Where one score is nearly 1, all forms of both sides are near to each other."""
+    expected = np.full((1, 4, 3), [1 - 9e-5, 2e-5, 7e-5])
+    found = expected[..., [0, 2, 1]]
+    assert not forms.activation(expected, found, 2, [True] * 3)
+    logits = np.array([[[2.0, 1.0, -1.0]]])
+    assert "behind a sigmoid" in forms.activation(logits, 1 / (1 + np.exp(-logits)), 2, [True] * 3)
