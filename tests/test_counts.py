@@ -7,6 +7,7 @@ be without these rules.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -352,3 +353,73 @@ def test_options_that_change_one_place_to_two_values_are_two() -> None:
     new, edits = np.arange(3), [Replace((4,), 1, np.array(n)) for n in (2, 3, 3)]
     options = prune([Option(new, (edit,)) for edit in edits])
     assert [option.edits[0].value.item() for option in options] == [2, 3]
+
+
+# what is made of all classes, when a dropped one counts for nothing in it, and when it does
+OVER_ALL = {
+    "the sum of probabilities": ("probs", "ReduceSum", True),
+    "the sum of raw scores": ("logits", "ReduceSum", False),
+    "the sum of what is left to 1": ("rest", "ReduceSum", False),
+    "the product of what is left to 1": ("rest", "ReduceProd", True),
+    "the product of probabilities": ("probs", "ReduceProd", False),
+    "the mean of probabilities": ("probs", "ReduceMean", False),
+    "the length of a row of probabilities": ("probs", "ReduceL2", True),
+    "the length of a row of raw scores": ("logits", "ReduceL2", False),
+    "the best raw score": ("logits", "ReduceMax", True),
+    "the best of what is left to 1": ("rest", "ReduceMax", False),
+    "the least of what is left to 1": ("rest", "ReduceMin", True),
+    "the least probability": ("probs", "ReduceMin", False),
+    "the logarithm of the sum of raw scores' exponentials": ("logits", "ReduceLogSumExp", True),
+    "the logarithm of the sum of probabilities' exponentials": ("probs", "ReduceLogSumExp", False),
+    "the sum of a bounded score": ("bounded", "ReduceSum", True),
+    "the sum of raw scores with something added": ("moved", "ReduceSum", False),
+    "the best raw score with something added": ("moved", "ReduceMax", True),
+    "how many are above a threshold": ("above", "ReduceSum", True),
+    "how many are below a threshold": ("below", "ReduceSum", False),
+}
+
+
+@pytest.mark.parametrize("name", OVER_ALL)
+def test_over_all_classes_a_dropped_one_counts_for_nothing_or_it_is_refused(name: str) -> None:
+    of, op, right = OVER_ALL[name]
+    axes = (
+        ("values, c2" if op == "ReduceSum" else "values"),
+        ("" if op == "ReduceSum" else "axes=[2], "),
+    )
+    body = f"""
+      probs = Sigmoid (logits)
+      whole = Constant <value = float {{1.0}}> ()
+      half = Constant <value = float {{0.5}}> ()
+      none = Constant <value = float {{0.0}}> ()
+      rest = Sub (whole, probs)
+      bounded = Clip (logits, none, whole)
+      moved = Add (logits, half)
+      is_above = Greater (probs, half)
+      above = Cast <to = 1> (is_above)
+      is_below = Less (probs, half)
+      below = Cast <to = 1> (is_below)
+      values = Identity ({of})
+      scores = Identity (probs)
+      made = {op} <{axes[1]}keepdims = 1> ({axes[0]})"""
+    outputs = "float[1,L,K] scores, float[1,L,1] made"
+    ids = tuple(range(6))
+    found = replace(tiny(outputs, body), kind="dense", dense=((2, ids), (0, ())), background=None)
+    told = {**found.told, "labels": list("abcdef"), "validation": False}
+    if not right:
+        with pytest.raises(GraphRefused, match="reduces over all classes"):
+            hc.cut(found.model(), [4, 2], **told)
+        hc.cut(found.model(), [5, 4, 3, 2, 1, 0], **told)  # none goes
+        return
+    cut = hc.cut(found.model(), [4, 2], **told).model
+    for feed in pictures():
+        for old, new in zip(found.expected([4, 2], feed), run(cut, feed), strict=True):
+            np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("smallest", ["ArgMin <axis = 2>", "TopK <largest = 0>"])
+def test_the_least_of_all_classes_is_refused(smallest: str) -> None:
+    made = f"worst, at = {smallest} (probs, c1)" if "TopK" in smallest else f"at = {smallest} (probs)"
+    body = f"\n      probs = Sigmoid (logits)\n      scores = Identity (probs)\n      {made}"
+    found = tiny("float[1,L,K] scores, int64[1,L,1] at", body)
+    with pytest.raises(GraphRefused, match="those that are never found count with 0"):
+        hc.cut(found.model(), [4, 2], background="none", labels=list("abcdef"), validation=False)

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnx_headcut.errors import TooFew
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
+from onnx_headcut.rules import neutral
 from onnx_headcut.rules.columns import scatter_rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.values import positions
@@ -26,6 +27,7 @@ def top_k(view: View) -> Outcome:
     axis = view.attrs.get("axis", -1) % view.rank(0)
     if axis != labels.axis:
         return Outcome([labels, labels])
+    neutral.check(view, "largest" if view.attrs.get("largest", 1) else "smallest")
     left = len(view.take(labels.ids))
     if view.exact(0, axis) is None:
         # how many candidates there are depends on the picture's size: the graph sees to k itself
@@ -62,6 +64,7 @@ def arg(view: View) -> Outcome:
     labels = view.labels(0)
     axis = view.attrs.get("axis", 0) % view.rank(0)
     if axis == labels.axis:
+        neutral.check(view, view.op)
         return Outcome([positions(view, labels, view.node.output[0])])
     return Outcome([_reduced(view, labels, {axis})])
 
@@ -81,8 +84,7 @@ def reduce(view: View) -> Outcome:
     over = {a % rank for a in axes}
     if labels.axis not in over:
         return Outcome([_reduced(view, labels, over)])
-    if view.op in {"ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceProd"}:
-        view.refuse("it reduces over all classes, and what it gives would change with their number")
+    neutral.check(view, view.op)
     return Outcome([Rows()])
 
 
