@@ -73,8 +73,9 @@ TOLERANCES = {
 }
 # Times as much by provider. The CPU and CUDA run with TF32 off, so that only the order of sums
 # differs; where cuDNN takes Winograd's form for one head and not for the other, its error, about ten
-# times that of the sum, is within what is allowed. TensorRT, OpenVINO and DirectML fuse across layers, and choose kernels by the shapes,
-# which the cut changes; CoreML may compute in float16 whatever the model says.
+# times that of the sum, is within what is allowed. TensorRT, OpenVINO and DirectML fuse across
+# layers, and choose kernels by the shapes, which the cut changes; CoreML may compute in float16
+# whatever the model says.
 PROVIDERS = {"tensorrt": 10.0, "openvino": 10.0, "dml": 10.0, "coreml": 100.0}
 EXACT = Tolerance(0.0, 0.0)  # whole numbers and truth values: label ids, counts, indices
 _NARROWEST = ("bfloat16", "float16", "float32", "float64")
