@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from typing import IO, TYPE_CHECKING, Any
@@ -49,6 +51,12 @@ settings.load_profile("untimed")
 
 gc.set_threshold(20_000)
 """Thousands of tests and all that they import stay: looking for garbage there costs a tenth."""
+
+if sys.platform == "linux":
+    # memory of large models that was given back is not asked for again, which takes as long as they do
+    with suppress(AttributeError):  # not of every C library
+        for parameter, value in ((-4, 0), (-1, 1 << 30)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def pytest_collection_finish() -> None:

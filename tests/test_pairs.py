@@ -11,17 +11,16 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG
 from exported import (
     OTHERWISE,
     PAIRS,
     REFUSED,
-    SMALL,
     Array,
     Pair,
     arguments,
     computation,
     declared,
+    is_run,
     load_pair,
     nodes,
     pictures,
@@ -50,7 +49,7 @@ def test_the_cut_is_the_native_graph(name: str) -> None:
         assert [d for d in old if isinstance(d, int)] == [d for d in new if isinstance(d, int)]
     same = [a == b for a, b in zip(computation(cut), computation(native), strict=True)]
     assert all(same) != (name in OTHERWISE)
-    if stored(native) < SMALL or name in OTHERWISE or LONG:
+    if is_run(name):
         feeds = pictures(pair)
         assert_equal(pair, run(cut, feeds), run(native, feeds))
 

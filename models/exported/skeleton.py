@@ -155,9 +155,14 @@ def load_pair(name: str) -> tuple[ModelProto, ModelProto]:
 
 def load(path: Path) -> ModelProto:
     """One stripped graph, filled."""
-    model = onnx.load_from_string(gzip.decompress(path.read_bytes()))
+    model = read(path)
     fill(model)
     return model
+
+
+def read(path: Path) -> ModelProto:
+    """One graph as it is stored: its tensors have their shapes, and notes in place of data."""
+    return onnx.load_from_string(gzip.decompress(path.read_bytes()))
 
 
 def save(model: ModelProto, path: Path) -> None:
