@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MICROSOFT = "com.microsoft"
 
+CAFFE2 = "org.pytorch._caffe2"
+"""Detectron2's exports for Caffe2."""
+
 LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
 """Domains of graphs whose tensors onnxruntime has laid out for the machine that saved them."""
 
@@ -81,6 +84,8 @@ FORMS: dict[tuple[str, str], Form] = {
     (MICROSOFT, "QuantizeLinear"): Form("QuantizeLinear", (0, 1, 2), like=2,
                                         otherwise=TensorProto.UINT8),
     (MICROSOFT, "DequantizeLinear"): Form("DequantizeLinear", (0, 1, 2), like=1),
+    (CAFFE2, "AliasWithName"): Form("Identity"),
+    (CAFFE2, "BBoxTransform"): Form("Identity", (1,)),  # deltas of each class become boxes
     # moved, pooled, normalised
     (MICROSOFT, "QLinearConcat"): Form("Concat", (2,), 3, like=1),
     (MICROSOFT, "QLinearAveragePool"): Form("AveragePool"),

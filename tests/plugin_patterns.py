@@ -171,7 +171,25 @@ class NMSDynamic_TRT(NMS_TRT):  # noqa: N801
     pass
 
 
-EMULATED = [EfficientNMS_TRT, EfficientNMS_Explicit_TF_TRT, EfficientNMS_ONNX_TRT,
+class BoxWithNMSLimit(Plugin):
+    op_domain = "org.pytorch._caffe2"
+
+    def _run(self, scores: Array, boxes: Array, *_: Array, **__: Any) -> tuple[Array, ...]:
+        first, counted = (
+            self.say("input_boxes_include_bg_cls"),
+            self.say("output_classes_include_bg_cls"),
+        )
+        columns = scores.shape[1]
+        each = boxes.reshape(len(boxes), -1, 4)
+        assert each.shape[1] == (1 if self.say("cls_agnostic_bbox_reg") else columns - 1 + first)
+        found = list(self.found(scores, 0 if first else columns - 1))
+        places = [each[i, c if each.shape[1] > 1 else 0] for i, c, _ in found]
+        labels = [c + (not first) - (not counted) for _, c, _ in found]
+        values = np.array([score for *_, score in found], np.float32)
+        return values, np.array(places).reshape(-1, 4), np.array(labels, np.float32)
+
+
+EMULATED = [BoxWithNMSLimit, EfficientNMS_TRT, EfficientNMS_Explicit_TF_TRT, EfficientNMS_ONNX_TRT,
             BatchedNMSDynamic_TRT, TRTBatchedNMS, NMSRotated, TFLite_Detection_PostProcess,
             DetectionOutput, NMS_TRT, NMSDynamic_TRT]  # fmt: skip
 
@@ -209,7 +227,9 @@ def plugin(make: Callable[[], PluginPattern]) -> Callable[[], PluginPattern]:
 FOUR = "int32[1,1] n, float[1,K,4] boxes, float[1,K] scores, int32[1,K] labels"
 SOFTMAX = """
       probs = Softmax <axis = 2> (logits)"""
-DOMAINS = '["": 17, "trt": 1, "tfl": 1, "org.openvinotoolkit": 1, "mmdeploy": 1]'
+DOMAINS = (
+    '["": 17, "trt": 1, "tfl": 1, "org.openvinotoolkit": 1, "mmdeploy": 1, "org.pytorch._caffe2": 1]'
+)
 
 
 def of_four(outputs: list[Array]) -> Array:
@@ -447,6 +467,41 @@ def nms_of_tensorrt_for_any_batch() -> PluginPattern:
     """NMSDynamic_TRT, as NMS_TRT"""
     found = nms_of_tensorrt()
     return replace(found, text=found.text.replace("NMS_TRT", "NMSDynamic_TRT"))
+
+
+LIMIT = """
+      flat = Squeeze (probs, zero_axis)
+      scores, boxes, labels = org.pytorch._caffe2.BoxWithNMSLimit <cls_agnostic_bbox_reg = {agnostic},
+        detections_per_im = 100, input_boxes_include_bg_cls = {first}, legacy_plus_one = 0, nms = 0.5,
+        output_classes_include_bg_cls = {counted}, rotated = 0, score_thresh = 0.05> (flat, {boxes})"""
+
+
+@plugin
+def box_with_nms_limit() -> PluginPattern:
+    """BoxWithNMSLimit of Caffe2 (Detectron2), boxes of each class, the background last"""
+    body = (
+        SOFTMAX
+        + """
+      each_map = Conv (x, each_w, each_b)
+      each_last = Transpose <perm = [0, 2, 3, 1]> (each_map)
+      each = Reshape (each_last, to_each)"""
+    )
+    body += LIMIT.format(agnostic=0, first=0, counted=0, boxes="each")
+    count = 4 * (CLASSES - 1)
+    weights = (f", float[{count},8,1,1] each_w, float[{count}] each_b, int64[1] zero_axis = {{0}}, "
+               f"int64[2] to_each = {{{CELLS}, {count}}}")  # fmt: skip
+    outputs = "float[K] labels, float[K] scores, float[K,4] boxes"
+    return detector(outputs, body, lambda o: rows(*o), weights, background=CLASSES - 1)
+
+
+@plugin
+def box_with_nms_limit_and_shared_boxes() -> PluginPattern:
+    """BoxWithNMSLimit with one box for all classes, ids without the background at column 0"""
+    body = SOFTMAX + "\n      own = Squeeze (rects, zero_axis)"
+    body += LIMIT.format(agnostic=1, first=1, counted=0, boxes="own")
+    outputs = "float[K] labels, float[K] scores, float[K,4] boxes"
+    weights = ", int64[1] zero_axis = {0}"
+    return detector(outputs, body, lambda o: rows(*o), weights, offset=-1)
 
 
 def changed(name: str, old: str, new: str) -> PluginPattern:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +109,27 @@ def turned(pattern: PluginPattern) -> PluginPattern:
     node = "turned = Transpose <perm = [0, 2, 1]> (probs)\n      n, boxes"
     text = pattern.text.replace("n, boxes", node, 1)
     return type(pattern)(text, pattern.heads, read=pattern.read, background=pattern.background)
+
+
+def test_deltas_and_other_names_on_the_way_are_followed() -> None:
+    """As Detectron2 exports them for Caffe2: BBoxTransform decodes, AliasWithName does nothing."""
+    pattern = PLUGINS["box_with_nms_limit"]()
+    text = pattern.text.replace("(flat, each)", "(alias, decoded)").replace(
+        "scores, boxes, labels = org",
+        """alias = org.pytorch._caffe2.AliasWithName <name = "cls_prob"> (flat)
+      rois = Squeeze (rects, zero_axis)
+      decoded, splits = org.pytorch._caffe2.BBoxTransform <rotated = 0> (rois, each, x)
+      scores, boxes, numbers = org""",
+    )
+    text = text.replace(
+        "score_thresh = 0.05> (alias, decoded)",
+        """score_thresh = 0.05> (alias, decoded)
+      labels = org.pytorch._caffe2.AliasWithName <name = "class_nms"> (numbers)""",
+    )
+    found = cut_of(replace(pattern, text=text), [3, 1])
+    sizes = {t.name: t.dims[0] for t in found.model.graph.initializer if t.name[-2:] in {"_w", "_b"}}
+    assert (sizes["cls_w"], sizes["each_w"], sizes["each_b"]) == (3, 8, 8)
+    assert {o.convention for o in found.plan.outputs} - {""} == {"column"}
 
 
 def test_a_plugin_without_inputs_is_refused() -> None:
@@ -223,6 +244,10 @@ WRONG = [
     ("detection_output", Turns("table_ids"), {"ids": "original"}),
     ("detection_output_without_class_count", Says("decrease_label_id", 0), {}),
     ("detection_output_with_boxes_of_each_class", Turns("each_b"), {}),
+    ("box_with_nms_limit", Turns("each_w"), {}),
+    ("box_with_nms_limit", Turns("cls_b"), {}),
+    ("box_with_nms_limit", Says("output_classes_include_bg_cls", 1), {}),
+    ("box_with_nms_limit", Turns("labels_ids"), {"ids": "original"}),
     ("nms_of_tensorrt", Says("backgroundLabelId", 3), {}),
     ("nms_of_tensorrt", Says("inputOrder", [0, 1, 2]), {}),
 ]

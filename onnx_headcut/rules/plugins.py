@@ -9,6 +9,7 @@ what does not fit them is refused. Where they are described:
 * ``TRTBatchedNMS``, ``TRTBatchedRotatedNMS``, ``NMSRotated``: MMDeploy's docs/en/06-custom-ops
 * ``TFLite_Detection_PostProcess``: tensorflow/lite/kernels/detection_postprocess.cc
 * ``DetectionOutput``: OpenVINO's DetectionOutput-1 and -8, which is that of Caffe's SSD
+* ``BoxWithNMSLimit``: caffe2/operators/box_with_nms_limit_op.h, as Detectron2 exported it
 
 A rule of one's own is written in the same way: docs/rules.md.
 """
@@ -23,10 +24,22 @@ from onnx import TensorProto
 
 from onnx_headcut.extensions import Rule
 from onnx_headcut.facts import UNKNOWN, Fact, attributes
-from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, Rows
+from onnx_headcut.labels import Columns, Labels, Mark, Rows
 from onnx_headcut.rules.detections import non_max_suppression
-from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.options import period_of
+from onnx_headcut.rules.plugin_parts import (
+    background,
+    boxes_of,
+    class_numbers,
+    classes_of,
+    counted,
+    dim,
+    number,
+    positive,
+    scores_of,
+    separate,
+    shared,
+)
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
@@ -35,170 +48,10 @@ if TYPE_CHECKING:
     import onnx
 
     from onnx_headcut import edits as ed
-    from onnx_headcut.labels import Ints
     from onnx_headcut.view import View
 
 _OF_TENSORRT = {"NMS_TRT", "NMSDynamic_TRT"}
 INT, FLOAT = TensorProto.INT32, TensorProto.FLOAT
-
-# ------------------------------------------------------------------- what the plugins have in common
-
-
-def class_numbers(
-    view: View,
-    ids: Ints,
-    output: int,
-    *,
-    hidden: int | None = None,
-    offset: int = 0,
-    fillers: Sequence[float] = (0, -1),
-) -> Lookup:
-    """The mark of output ``output`` whose values are positions of a class axis, plus ``offset``.
-
-    ``ids`` are the axis' classes; the one at position ``hidden`` never shows (the background).
-    ``fillers`` are values that say nothing: what unused slots hold.
-    """
-    take = view.take(ids)
-    seen = np.flatnonzero(np.arange(len(ids)) != (-1 if hidden is None else hidden))
-    now = np.flatnonzero(take != (-1 if hidden is None else hidden))
-    lookup = Lookup(
-        ids[seen],
-        np.searchsorted(seen, take[now]),
-        seen + offset,
-        (Option(now + offset),),
-        view.node.output[output],
-    )
-    for value in fillers:
-        lookup = filled(view, lookup, value, NO_SLOT)
-    return lookup
-
-
-def scores_of(view: View, slot: int) -> Labels:
-    """Scores ``[batch, boxes, classes]`` or ``[batch, boxes, classes, 1]``, each class once."""
-    labels = _classes_of(view, slot)
-    shape = view.old[slot].shape or ()
-    if labels.axis != 2 or len(shape) not in {3, 4} or (len(shape) == 4 and shape[3] != 1):
-        view.refuse(f"classes lie on axis {labels.axis} of its scores {_text(shape)}, and it reads "
-                    "them as [batch, boxes, classes]", "transpose the scores before it")  # fmt: skip
-    real = labels.ids[labels.ids != NONE]
-    if len(np.unique(real)) < len(real):
-        view.refuse("its class axis holds anchors, too, which it would number as classes",
-                    "export the scores as [batch, boxes, classes]")  # fmt: skip
-    return labels
-
-
-def _classes_of(view: View, slot: int) -> Labels:
-    if not isinstance(view.marks[slot], Labels):
-        view.refuse(
-            "its scores carry no classes along an axis, but another of its inputs does",
-            "name the layers that make its scores with --head NODE",
-        )
-    return view.labels(slot)
-
-
-def number(view: View, name: str, default: int | None = None) -> int:
-    """An integer attribute; refused where it is missing without a default, or is none."""
-    value = view.attrs.get(name, default)
-    if value is None:
-        view.refuse(f"its attribute {name!r} is missing, and what it does cannot be told without",
-                    f"give the node {name!r} as its documentation says, then cut")  # fmt: skip
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
-    if not isinstance(value, int):
-        view.refuse(f"its attribute {name!r} is {value!r}, no whole number",
-                    f"give the node {name!r} as its documentation says, then cut")  # fmt: skip
-    return int(value)
-
-
-def counted(view: View, name: str, columns: int, left: int) -> list[ed.Edit]:
-    """The attribute that says the class count: it has to be the scores', and follows them."""
-    said = number(view, name)
-    if said != columns:
-        view.refuse(
-            f"its attribute {name!r} is {said}, but its scores have {columns} columns",
-            f"find out which is right: set {name!r} to {columns}, or mend the export",
-        )
-    return [view.set(name, left)] if left != columns else []
-
-
-def background(
-    view: View, name: str, ids: Ints, default: int | None = None
-) -> tuple[int | None, list[ed.Edit]]:
-    """The position on the class axis that never shows (-1: none), and how its attribute changes."""
-    said = number(view, name, default)
-    if said == -1:
-        return None, []
-    if not 0 <= said < len(ids):
-        view.refuse(
-            f"its attribute {name!r} is {said}, which is none of its {len(ids)} columns",
-            f"set {name!r} to the background's column, or to -1 where there is none",
-        )
-    new = np.flatnonzero(view.take(ids) == said)
-    if len(new) != 1:
-        view.refuse(
-            f"its attribute {name!r} says that column {said} is the background, and the cut would "
-            f"{'drop' if not len(new) else 'repeat'} it",
-            f"say --background {said}, so that it stays; or set {name!r} to -1 if it is a class",
-        )
-    return said, [view.set(name, int(new[0]))] if new[0] != said else []
-
-
-def shared(view: View, slot: int) -> None:
-    """Boxes that all classes share: nothing in them may know the classes."""
-    mark = view.marks[slot]
-    if mark is not None and (not isinstance(mark, Rows) or mark.numbered):
-        view.refuse(
-            "its boxes depend on classes, though all classes share them",
-            "export with boxes of their own for each class, or report the exporter",
-        )
-
-
-def separate(view: View, slot: int, axis: int, ids: Ints) -> list[ed.Edit]:
-    """Boxes of each class, on ``axis``: cut with the scores, by their own head or where read."""
-    mark = view.marks[slot]
-    if isinstance(mark, Labels):
-        if not mark.same(Labels(axis, ids)):
-            view.refuse("its boxes carry classes in another way than its scores")
-        return []
-    shared(view, slot)
-    view.demand(slot, axis, ids)
-    return view.select(slot, axis, view.take(ids))
-
-
-def _boxes(view: View, slot: int, labels: Labels, *, share: bool | None = None) -> list[ed.Edit]:
-    """Boxes ``[batch, boxes, 4]``, ``[…, 1, 4]`` or ``[…, classes, 4]``; ``share`` as said."""
-    shape = view.old[slot].shape
-    if shape is None or len(shape) not in {3, 4} or (len(shape) == 4 and shape[2] is None):
-        view.refuse(f"its boxes have shape {_text(shape)}, not [batch, boxes, 1 or classes, 4]",
-                    "give the model's input shape with --input-shape NAME=1x3x320x320")  # fmt: skip
-    extent = shape[2] if len(shape) == 4 else 1
-    apart = extent == len(labels.ids) and extent != 1 if share is None else not share
-    if extent != (len(labels.ids) if apart else 1):
-        view.refuse(f"its boxes have shape {_text(shape)}, with {extent} for each place, where "
-                    f"{len(labels.ids) if apart else 1} are needed", "mend the export")  # fmt: skip
-    if apart:
-        return separate(view, slot, 2, labels.ids)
-    shared(view, slot)
-    return []
-
-
-def _text(shape: Sequence[int | None] | None) -> str:
-    return "unknown" if shape is None else f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
-
-
-def _dim(fact: Fact, axis: int) -> int | None:
-    return None if fact.shape is None or len(fact.shape) <= axis else fact.shape[axis]
-
-
-def _integer(node: onnx.NodeProto, *names: str) -> int | None:
-    """The first of these attributes that is a whole number above 0."""
-    for name in names:
-        value = attributes(node).get(name)
-        value = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
-
 
 # ------------------------------------------------------------------------------------- TensorRT
 
@@ -206,7 +59,7 @@ def _integer(node: onnx.NodeProto, *names: str) -> int | None:
 def efficient_nms(view: View) -> Outcome:
     """EfficientNMS_TRT: boxes, scores[, anchors] → count, boxes, scores, classes (columns)."""
     labels = scores_of(view, 1)
-    edits = _boxes(view, 0, labels)
+    edits = boxes_of(view, 0, labels)
     _unmarked(view, range(2, len(view.marks)))
     hidden, more = background(view, "background_class", labels.ids)
     if view.attrs.get("class_agnostic", 0):
@@ -217,7 +70,7 @@ def efficient_nms(view: View) -> Outcome:
 def efficient_nms_tf(view: View) -> Outcome:
     """EfficientNMS_Explicit_TF_TRT (TensorFlow's CombinedNonMaxSuppression): no background."""
     labels = scores_of(view, 1)
-    edits = _boxes(view, 0, labels)
+    edits = boxes_of(view, 0, labels)
     _unmarked(view, range(2, len(view.marks)))
     if number(view, "pad_per_class", 0) and number(view, "max_output_size_per_class", -1) > 0:
         _note(view, "pads its outputs for each class: they have fewer rows after the cut")
@@ -228,7 +81,7 @@ def batched_nms(view: View) -> Outcome:
     """BatchedNMS(Dynamic)_TRT: boxes, scores → count, boxes, scores, classes (float columns)."""
     labels = scores_of(view, 1)
     share = number(view, "shareLocation")
-    edits = _boxes(view, 0, labels, share=bool(share))
+    edits = boxes_of(view, 0, labels, share=bool(share))
     edits += counted(view, "numClasses", len(labels.ids), len(view.take(labels.ids)))
     hidden, more = background(view, "backgroundLabelId", labels.ids)
     return _four(view, labels, [*edits, *more], hidden)
@@ -244,7 +97,7 @@ def _four(view: View, labels: Labels, edits: list[ed.Edit], hidden: int | None) 
 def efficient_nms_onnx(view: View) -> Outcome:
     """EfficientNMS_ONNX_TRT: boxes, scores → rows ``[batch, class, box]``, unused ones -1."""
     labels = scores_of(view, 1)
-    edits = _boxes(view, 0, labels)
+    edits = boxes_of(view, 0, labels)
     numbers = replace(class_numbers(view, labels.ids, 0, fillers=()), direct=False)
     return Outcome([Columns(1, (Rows(), numbers, Rows()))], edits)
 
@@ -252,7 +105,7 @@ def efficient_nms_onnx(view: View) -> Outcome:
 def mmdeploy_nms(view: View) -> Outcome:
     """TRTBatched(Rotated)NMS: boxes, scores → rows of box and score, classes[, boxes' places]."""
     labels = scores_of(view, 1)
-    edits = _boxes(view, 0, labels)
+    edits = boxes_of(view, 0, labels)
     edits += counted(view, "num_classes", len(labels.ids), len(view.take(labels.ids)))
     hidden, more = background(view, "background_label_id", labels.ids, -1)
     numbers = class_numbers(view, labels.ids, 1, hidden=hidden)
@@ -261,7 +114,7 @@ def mmdeploy_nms(view: View) -> Outcome:
 
 
 def _mmdeploy_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
-    batch, rows = _dim(inputs[0], 0), _integer(node, "keep_topk")
+    batch, rows = dim(inputs[0], 0), positive(node, "keep_topk")
     last = inputs[0].shape[-1] if inputs[0].shape else None
     shape = batch, rows
     found = [Fact((*shape, None if last is None else last + 1), FLOAT), Fact(shape, INT)]
@@ -282,9 +135,9 @@ def _facts(kind: int, *limits: str) -> Callable[[onnx.NodeProto, Sequence[Fact]]
     """Shapes of count, boxes, scores and classes (of ``kind``); ``limits`` name the rows' number."""
 
     def shapes(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
-        batch, rows = _dim(inputs[0], 0), _integer(node, *limits)
-        per_class, columns = _integer(node, "max_output_size_per_class"), _dim(inputs[1], 2)
-        if _integer(node, "pad_per_class") and per_class and rows:
+        batch, rows = dim(inputs[0], 0), positive(node, *limits)
+        per_class, columns = positive(node, "max_output_size_per_class"), dim(inputs[1], 2)
+        if positive(node, "pad_per_class") and per_class and rows:
             rows = None if columns is None else min(rows, per_class * columns)
         like = inputs[0].elem_type or FLOAT
         return [Fact((batch, 1), INT), Fact((batch, rows, 4), like), Fact((batch, rows), like),
@@ -294,7 +147,7 @@ def _facts(kind: int, *limits: str) -> Callable[[onnx.NodeProto, Sequence[Fact]]
 
 
 def _index_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
-    batch, limit = _dim(inputs[0], 0), _integer(node, "max_output_boxes_per_class")
+    batch, limit = dim(inputs[0], 0), positive(node, "max_output_boxes_per_class")
     rows = None if batch is None or limit is None else batch * limit
     return [Fact((rows, 3), INT)]
 
@@ -341,7 +194,7 @@ def tflite(view: View) -> Outcome:
 
 
 def _tflite_facts(node: onnx.NodeProto, _: Sequence[Fact]) -> list[Fact]:
-    most, each = _integer(node, "max_detections"), _integer(node, "max_classes_per_detection")
+    most, each = positive(node, "max_detections"), positive(node, "max_classes_per_detection")
     rows = None if most is None or each is None else most * each
     return [Fact((1, rows, 4), FLOAT), Fact((1, rows), FLOAT), Fact((1, rows), FLOAT),
             Fact((1,), FLOAT)][: len(node.output)]  # fmt: skip
@@ -362,7 +215,7 @@ def detection_output(view: View) -> Outcome:
         view.refuse("it has other inputs than boxes, scores and priors",
                     "cut a model exported without it (raw scores)")  # fmt: skip
     boxes, scores, priors = order
-    labels = _classes_of(view, scores)
+    labels = classes_of(view, scores)
     name = "numClasses" if trt else "num_classes"
     columns = _columns_each(view, priors, scores) if name not in view.attrs else number(view, name)
     period = period_of(labels.ids)
@@ -404,13 +257,52 @@ def _columns_each(view: View, priors: int, scores: int) -> int:
 
 
 def _detection_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
-    batch, most = _dim(inputs[0], 0), _integer(node, "keep_top_k", "keepTopK")
+    batch, most = dim(inputs[0], 0), positive(node, "keep_top_k", "keepTopK")
     if node.op_type in _OF_TENSORRT:
         found = [Fact((batch, 1, most, 7), FLOAT), Fact((batch, 1, 1, 1), INT)]
     else:
         rows = None if batch is None or most is None else batch * most
         found = [Fact((1, 1, rows, 7), FLOAT)]
     return (found + [UNKNOWN] * len(node.output))[: len(node.output)]
+
+
+# --------------------------------------------------------------------------------------- Caffe2
+
+
+def box_with_nms_limit(view: View) -> Outcome:
+    """BoxWithNMSLimit: scores ``[boxes, C]``, boxes ``[boxes, B·4]`` → scores, boxes, classes (floats).
+
+    Where boxes have the background's too (B is C), it is column 0; else (C - 1) the last column.
+    With ``cls_agnostic_bbox_reg`` B is 1; ``output_classes_include_bg_cls`` says that it is class 0.
+    """
+    labels = classes_of(view, 0)
+    columns, left = len(labels.ids), view.take(labels.ids)
+    first = bool(number(view, "input_boxes_include_bg_cls", 1))
+    hidden, place = (0, 0) if first else (columns - 1, -1)
+    if labels.axis != 1 or not len(left) or left[place] != hidden or np.sum(left == hidden) != 1:
+        view.refuse(f"it takes column {hidden} of axis 1 as the background, and the cut would not "
+                    "leave it there", f"say --background {hidden}")  # fmt: skip
+    each = 5 if number(view, "rotated", 0) else 4
+    edits: list[ed.Edit] = []
+    if number(view, "cls_agnostic_bbox_reg", 0):
+        shared(view, 1)
+    else:
+        edits = separate(view, 1, 1, np.repeat(labels.ids if first else labels.ids[:-1], each))
+    _unmarked(view, range(2, len(view.marks)))
+    for name in view.node.output[5:]:
+        if view.scope.index.consumers.get(name) or name in view.scope.index.outputs:
+            view.refuse(f"its output {name!r} counts the detections of each class")
+    offset = (0 if first else 1) - (0 if number(view, "output_classes_include_bg_cls", 1) else 1)
+    numbers = class_numbers(view, labels.ids, 2, hidden=hidden, offset=offset, fillers=())
+    marks: list[Mark | None] = [Rows(), Rows(), replace(numbers, direct=False), Rows(), Rows(), None]
+    return Outcome(marks[: len(view.node.output)], edits)
+
+
+def _limit_facts(node: onnx.NodeProto, inputs: Sequence[Fact]) -> list[Fact]:
+    each = 5 if attributes(node).get("rotated", 0) else 4
+    pictures = dim(inputs[2], 0) if len(inputs) > 2 else 1
+    return [Fact((None,), FLOAT), Fact((None, each), FLOAT), Fact((None,), FLOAT),
+            Fact((pictures,), FLOAT), Fact((None,), INT), UNKNOWN][: len(node.output)]  # fmt: skip
 
 
 _COMBINED = Rule("EfficientNMS_Explicit_TF_TRT", efficient_nms_tf, _facts(INT, "max_total_size"))
@@ -434,6 +326,7 @@ KNOWN: dict[str, Rule] = {
         _TFLITE,
         replace(_TFLITE, op="TFL_TFLite_Detection_PostProcess"),  # as tf2onnx leaves it
         _DETECTION,
+        Rule("BoxWithNMSLimit", box_with_nms_limit, _limit_facts),
         replace(_DETECTION, op="NMS_TRT"),
         replace(_DETECTION, op="NMSDynamic_TRT"),
     )

@@ -79,7 +79,7 @@ def shown(view: View) -> View:
     if form is None or all(m is None or isinstance(m, Rows) for m in view.marks):
         return view
     numbers = any(isinstance(m, Lookup | Columns) for m in view.marks)
-    if numbers and form.node.op_type not in rounding.OPS:
+    if numbers and form.node.op_type not in {"Identity", *rounding.OPS}:
         view.refuse("class numbers reach it, which a quantized or fused op would round",
                     BEFORE_QUANTIZING)  # fmt: skip
     beside = [m for k, m in enumerate(view.marks) if k not in form.slots]

@@ -27,12 +27,18 @@ class Columns:
     background: int | None = None
 
     def selected(self, extent: int, each: int = 1) -> list[int] | None:
-        """Positions that stay on an axis of ``each`` numbers for every class of every box."""
-        block = self.total * each
-        if extent % block:
-            return None
-        return [start + column * each + k for start in range(0, extent, block)
-                for column in self.order for k in range(each)]  # fmt: skip
+        """Positions that stay on an axis of ``each`` numbers for every class of every box.
+
+        Boxes may leave the background out.
+        """
+        for left_out in (None, self.background) if each > 1 else (None,):
+            columns = [c for c in range(self.total) if c != left_out]
+            order = [columns.index(c) for c in self.order if c != left_out]
+            block = len(columns) * each
+            if extent % block == 0:
+                return [start + column * each + k for start in range(0, extent, block)
+                        for column in order for k in range(each)]  # fmt: skip
+        return None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ _STATEMENTS = {
     "TFLite_Detection_PostProcess": _TFLITE,
     "TFL_TFLite_Detection_PostProcess": _TFLITE,
     "DetectionOutput": Statement("num_classes", "background_label_id", each=4),
+    "BoxWithNMSLimit": Statement(each=4),
     "NMS_TRT": _NMS,
     "NMSDynamic_TRT": _NMS,
 }
@@ -135,6 +142,10 @@ def offset_of(op: str, attributes: dict[str, Any], columns: Columns) -> int | No
     """What an op's class numbers are more than columns; None for an op that is not known."""
     if op not in _STATEMENTS:
         return None
+    if op == "BoxWithNMSLimit":  # without the background's boxes, the background is the last column
+        first, counted = (attributes.get(f"{name}_include_bg_cls", 1)
+                          for name in ("input_boxes", "output_classes"))  # fmt: skip
+        return int(not first) - int(not counted)
     if op.endswith("TFLite_Detection_PostProcess"):
         return -int(attributes.get("num_classes") == columns.total - 1)
     return -1 if attributes.get("decrease_label_id") else 0
