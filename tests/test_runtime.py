@@ -67,6 +67,16 @@ def test_every_node_is_counted_once_and_nothing_stays(
     assert plain.run(FEED)  # the session itself goes on
 
 
+def test_a_profile_of_an_older_version_may_hold_a_name_with_a_quote(tmp_path: Path) -> None:
+    def line(name: str) -> str:
+        return f'{{"cat" : "Node","name" :"{name}","args" : {{"provider" : "CUDAExecutionProvider"}}}}'
+
+    path = tmp_path / "profile.json"
+    lines = ",\n".join(map(line, ("a", 'the "b"', "c")))
+    path.write_text(f"[\n{lines}\n]\n")
+    assert runtime.read_placement(path) == {"cuda": 2}
+
+
 def test_placement_proves_cuda_where_it_works() -> None:
     if not cuda_works():
         pytest.skip("CUDA cannot be used here")

@@ -8,6 +8,7 @@ providers are read back, and ``placement`` counts from a profile which provider 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -278,7 +279,14 @@ def read_profile(profile: Path) -> list[dict[str, Any]]:
     Of nodes there is one of category "Node" for each run, "<name>_kernel_time", with the provider in
     "args". Builds with CUPTI add those of CUDA's kernels ("Kernel"), which nothing here counts.
     """
-    events: list[dict[str, Any]] = json.loads(profile.read_text(encoding="utf-8"))
+    text = profile.read_text(encoding="utf-8", errors="replace")
+    events: list[dict[str, Any]] = []
+    try:
+        events = json.loads(text)
+    except ValueError:  # older versions write names as they are: an event a line, a quote in one name
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
+                events += [json.loads(line.rstrip(","))] if line.startswith("{") else []
     return events
 
 
