@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from conftest import Done, tiny
+from conftest import LONG, Done, tiny
 from patterns import PATTERNS, REFUSED
 from PIL import Image
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SHAPES = Path(__file__).parent.parent / "models" / "shapes"
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
+CUT = [name for name in PATTERNS if name not in REFUSED]
 KEPT = {"one": "hen, dog", "two": "1-3", "three": "fox", "four": "cat, cow, dog"}
 
 
@@ -65,7 +66,7 @@ def test_each_variant_is_the_single_run_byte_for_byte(
         assert variant["validation"] == json.loads(result.verdict.to_json())
 
 
-@pytest.mark.parametrize("name", [name for name in PATTERNS if name not in REFUSED])
+@pytest.mark.parametrize("name", CUT if LONG else CUT[::2])
 def test_a_model_that_was_opened_once_is_cut_as_if_for_the_first_time(name: str) -> None:
     pattern = PATTERNS[name]()
     model, classes = pattern.model(), pattern.foreground
