@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_a_number_that_is_no_label_is_not_renumbered(op: str) -> None:
         cut_of(pattern, [4, 1])
 
     assert caught.value.op == "Concat"
+
+
+def test_class_numbers_of_two_conventions_are_not_compared() -> None:
+    own = PATTERNS["nms_written_out_within_a_class"]()
+    text = own.text.replace("id_row = Unsqueeze (ids, c0)", """next = Add (ids, one)
+      id_row = Unsqueeze (next, c0)""")  # fmt: skip
+    assert text != own.text
+
+    with pytest.raises(hc.GraphRefused, match="would not keep classes apart") as caught:
+        cut_of(replace(own, text=text), [4, 1, 3])
+
+    assert caught.value.op == "Equal"
 
 
 def cut_of(pattern: Pattern, keep: list[int], **options: Any) -> hc.Cut:

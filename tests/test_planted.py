@@ -243,6 +243,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "nms_written_out_within_a_class",
         Reads("hidden", 1, to(-1)),
     ),
+    "ids in a loop by the old class count": ("soft_nms_in_a_loop", Reads("ids", 1, to(C))),
     "the best of all columns, background included": (
         "nms_class_agnostic",
         Reads("objects", 1, to(0)),

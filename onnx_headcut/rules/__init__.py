@@ -124,8 +124,18 @@ def told(view: View) -> Outcome:
     return moved.rows(view)
 
 
+SEQUENCES = (
+    "turn the sequence into a Split first, as onnxscript.optimizer.optimize does where sizes are "
+    "fixed, or export the model with fixed shapes"
+)
+
+ADVICE = {"SplitToSequence": SEQUENCES, "SequenceConstruct": SEQUENCES}
+
+
 def advice(view: View) -> str:
     """What to do where no rule covers a node."""
+    if view.op in ADVICE:
+        return ADVICE[view.op]
     if view.node.domain not in STANDARD_DOMAINS:
         return f"{GENERIC_ADVICE}; or give a rule for {view.op} with --plugin (docs/rules.md)"
     return GENERIC_ADVICE

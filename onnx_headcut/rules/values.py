@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from onnx_headcut.facts import Array
     from onnx_headcut.view import View
 
+MOST_PAIRS = 1 << 24
+"""Comparisons of one number with another that are looked at."""
+
 FLOATS = frozenset({1, 10, 11, 16})
 """Element types float, float16, double, bfloat16."""
 
@@ -121,7 +124,9 @@ def elementwise(view: View) -> Outcome:
     first = lookups[0][1]
     if view.op == "Where" and isinstance(view.marks[0], Rows | None):
         return where(view, [i for i, _ in lookups])
-    if len(lookups) == 2 and crossed(view):
+    if len(lookups) == 2 and (
+        crossed(view) or (view.op == "Equal" and not aligned(first, lookups[1][1]))
+    ):
         return pairs(view)
     if any(view.marks[i] is not None or not _scalar(view, i) for i in others) or any(
         not aligned(first, m) for _, m in lookups[1:]
@@ -214,13 +219,37 @@ def pairs(view: View) -> Outcome:
         return Outcome([Rows()])
     if view.op not in {"Equal", "Sub"}:
         view.refuse("class numbers of different rows are compared here by more than their being alike")
+    if view.op == "Equal":
+        alike(view, *lookups)
+        return Outcome([Rows()])
     for lookup in lookups:
         option = next((o for o in lookup.options if keeps_apart(view, lookup, o)
                        and possible(view, o)), None)  # fmt: skip
         if option is None:
             view.refuse("class numbers are compared here in a way that would not keep classes apart")
         commit(view, option)
-    return Outcome([Rows(paired=view.op == "Sub")])
+    return Outcome([Rows(paired=True)])
+
+
+def alike(view: View, a: Lookup, b: Lookup) -> None:
+    """Numbers that were alike have to be alike after the cut, and no others; copies are not alike."""
+    for one, other in product(a.options, b.options):
+        rows, columns = _numbers(view, a, one)[..., None], _numbers(view, b, other)[:, None]
+        if rows.size * columns.size > MOST_PAIRS:
+            view.refuse("too many numbers are compared with one another here")
+        old, cls, column, new = (r == c for r, c in zip(rows, columns, strict=True))
+        both = merge_options([one, other])
+        if np.array_equal(new, old & (column | ~cls)) and both is not None and possible(view, both):
+            commit(view, both)
+            return
+    view.refuse("class numbers are compared here in a way that would not keep classes apart")
+
+
+def _numbers(view: View, lookup: Lookup, option: Option) -> Array:
+    """Of each number that stays, once: itself, its class, the class's new column, the new number."""
+    column = view.sel.columns_at(lookup.ids, lookup.take)
+    known = [lookup.old[lookup.take], lookup.ids[lookup.take], column, option.new]
+    return np.asarray(np.unique(np.stack(known).astype(np.float64), axis=1))
 
 
 def keeps_apart(view: View, lookup: Lookup, option: Option) -> bool:

@@ -126,6 +126,49 @@ def nms_written_out_within_a_class() -> Pattern:
 
 
 @pattern
+def soft_nms_in_a_loop() -> Pattern:
+    """A Loop takes the best of all, and what is like it and of its class loses some of its score"""
+    weights, body, heads = front()
+    body += """
+      probs = Sigmoid (logits)
+      flat = Flatten <axis = 0> (probs)
+      line = Squeeze (flat, c0)
+      start, index = TopK (line, twelve)
+      box_at = Div (index, c)
+      ids = Mod (index, c)
+      rect = Squeeze (rects, c0)
+      own = Gather (rect, box_at)
+      rest, at, scores = Loop (five, yes, start) <body = step (int64 i, bool go, float[12] left) => (
+        bool on, float[12] less, int64 best, float score) {
+        on = Identity (go)
+        best = ArgMax <axis = 0, keepdims = 0> (left)
+        score = Gather (left, best)
+        id = Gather (ids, best)
+        same = Equal (ids, id)
+        box = Gather (own, best)
+        apart = Sub (own, box)
+        wide = Abs (apart)
+        widest = ReduceMax <axes = [1], keepdims = 0> (wide)
+        closer = Neg (widest)
+        like = Exp (closer)
+        same_float = Cast <to = 1> (same)
+        near = Mul (like, same_float)
+        minus = Neg (near)
+        factor = Exp (minus)
+        weighed = Mul (left, factor)
+        best_1 = Unsqueeze (best, c0)
+        less = ScatterElements <axis = 0> (weighed, best_1, nothing)
+      }>
+      labels = Gather (ids, at)
+      boxes = Gather (own, at)"""
+    weights += (
+        ", int64[1] c0 = {0}, int64[1] twelve = {12}, int64 c = {6}, int64 five = {5}, bool yes = {1}, "
+        "float[1] nothing = {0}"
+    )
+    return Pattern(graph(OUTPUTS, weights, body), heads, background=None, some=2)
+
+
+@pattern
 def nms_class_agnostic() -> Pattern:
     """One NonMaxSuppression for all classes, over each box's best score"""
     weights, body, heads = front()
