@@ -19,8 +19,11 @@ def missing() -> str:
     """What keeps stubs from being built, or used, here; "" where nothing does."""
     if importlib.util.find_spec("nvidia"):
         return "libraries of pip packages would be taken before stubs"
-    if not provider():
+    path = provider()
+    if path is None:
         return "onnxruntime has no CUDA provider for Linux"
+    if "cuda_version = '13" not in (path.parent / "build_and_package_info.py").read_text():
+        return "stubs are of CUDA 13"
     return "" if shutil.which("cc") and shutil.which("objdump") else "no C compiler and binutils"
 
 
@@ -38,11 +41,14 @@ def build(folder: Path) -> None:
     path = provider()
     assert path is not None
     listed = subprocess.run(["objdump", "-pT", path], capture_output=True, check=True).stdout.decode()
-    needed: dict[str, list[str]] = {name: [] for name in re.findall(r"NEEDED +(libcu\S+)", listed)}
-    for library, name in re.findall(r"\*UND\*.*\((libcu\S+)\) (\w+)$", listed, re.MULTILINE):
-        needed[library].append(name)
+    needed: dict[str, list[str]] = {
+        name: [] for name in re.findall(r"NEEDED +(lib(?:cu|nvrtc)\S+)", listed)
+    }
+    for library, name in re.findall(r"\*UND\*.*\((lib\S+)\) (\w+)$", listed, re.MULTILINE):
+        if library in needed:
+            needed[library].append(name)
     needed["libcuda.so.1"] = re.findall(r"\*UND\*.* (cu[A-Z]\w*)$", listed, re.MULTILINE)
-    # cuDNN is loaded by name while a model runs
+    # since onnxruntime 1.30 or so, cuDNN is loaded by name while a model runs
     named = re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", path.read_bytes())
     needed["libcudnn.so.9"] = sorted({name.decode() for name in named})
     for library, names in needed.items():
