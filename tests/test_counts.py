@@ -410,9 +410,11 @@ def test_over_all_classes_a_dropped_one_counts_for_nothing_or_it_is_refused(name
             hc.cut(found.model(), [4, 2], **told)
         hc.cut(found.model(), [5, 4, 3, 2, 1, 0], **told)  # none goes
         return
-    cut = hc.cut(found.model(), [4, 2], **told).model
+    cut = hc.cut(found.model(), [4, 2], **told | {"validation": True})
+    assert cut.verdict is not None
+    assert cut.verdict.status == "passed", cut.verdict.reasons
     for feed in pictures():
-        for old, new in zip(found.expected([4, 2], feed), run(cut, feed), strict=True):
+        for old, new in zip(found.expected([4, 2], feed), run(cut.model, feed), strict=True):
             np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-5)
 
 

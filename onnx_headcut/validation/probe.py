@@ -33,6 +33,8 @@ SILENT = -4  # zero in every run: a score times an objectness of 0 can show noth
 _CODE = 4.0  # codes are ±4: sigmoid gives 0.98 and 0.02 there, far from saturation in float16
 # An answer counts if it exceeds rounding by far and is far below what a code does to any score.
 _MOVED = 1e-3
+# A masked class stays where it is, but for what a softmax over others takes off its logarithm.
+_ALONE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,11 @@ def _elements(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) -
     elements[kept] = np.array(columns.order)[rank[kept]]
     elements[none] = NONE
     if has_dropped:
-        elements[none & (signs[-1] > 0)] = DROPPED
+        # what kept classes move, while dropped ones are masked, is of several: a sum over all, say
+        alone = np.isclose(noise_a, noise_b, rtol=_ALONE, atol=1e-6, equal_nan=True)
+        fallen = none & (signs[-1] > 0)
+        elements[fallen & alone] = DROPPED
+        elements[fallen & ~alone] = MIXED
         # The kept fall where the dropped rise; what does neither follows no single class.
         elements[kept & (signs[-1] > 0)] = MIXED
     still = none & (elements == NONE)
