@@ -203,8 +203,8 @@ def crashed(*, as_json: bool) -> None:
         "Crash",
         "the process ended without a word: a library crashed on this model, or the system killed it",
         BUG,
-        "No file was written in part. If memory is not the reason, try --no-validate, which needs no "
-        "runtime, and report the model.",
+        "No file was written in part. If memory is not the reason, try --provider cpu where there is a "
+        "GPU, or --no-validate, which needs no runtime, and report the model.",
     )
     _complain(failure, sys.stdout, as_json=False)
     if as_json:
