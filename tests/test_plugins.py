@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 from patterns import pictures
-from plugin_patterns import PLUGINS, changed, run
+from plugin_ops import run
+from plugin_patterns import PLUGINS, changed
 from test_patterns import SUBSETS, cut_of, same
 
 import onnx_headcut as hc
