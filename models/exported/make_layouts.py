@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 import torching
-from make_yolo import OnnxNms, block, corners
 from making import KEEP_81, KEEP_91, add
 from skeleton import Labels, Pair, Scores
 from torch import Tensor, nn
+from yolo_nets import OnnxNms, block, corners
 
 SIDE = 128
 
