@@ -23,7 +23,7 @@ from onnx_headcut.plain import simple
 from onnx_headcut.rules import elementwise
 from onnx_headcut.rules.heads import HEAD_OPS, channel_axis
 from onnx_headcut.rules.movement import varying
-from onnx_headcut.rules.scores import POOLING
+from onnx_headcut.rules.scores import POOLING, shares_among
 from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ REPEATING = frozenset({"Gather", "Expand", "Tile"})
 
 SAME_ELEMENTS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Movement ops that leave none out and read none twice."""
-
-FLAT_SOFTMAX = 13
-"""The opset before which a Softmax is over its axis and all behind it."""
 
 KEEPING_PLACES = frozenset({*elementwise.RULES, "Softmax", "LogSoftmax", "Sigmoid", *POOLING})
 """Ops whose outputs have the classes where their first input has them."""
@@ -162,9 +159,7 @@ class _Walk:
         if node.op_type not in {"Softmax", "LogSoftmax"}:
             return False
         rank = len(self.scope.old(node.output[0]).shape or ())
-        flat = self.interpreter.opsets[""] < FLAT_SOFTMAX
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1 if flat else -1) % max(rank, 1)
-        return axis == labels.axis or (flat and axis < labels.axis)
+        return shares_among(node, labels.axis, rank, self.interpreter.opsets[""])
 
     def _normalisation(self, node: onnx.NodeProto, _: str, labels: Labels) -> None:
         """Note a softmax whose shares are calibrated, say, by a sigmoid: classes compete before it."""

@@ -8,7 +8,7 @@ be without these rules.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ import onnx_headcut as hc
 from onnx_headcut.edits import Replace
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import Option
-from onnx_headcut.rules import beside, companions, counts
+from onnx_headcut.rules import beside, companions, counts, neutral
 from onnx_headcut.rules import branches as joined
 from onnx_headcut.rules.options import prune
 
@@ -376,6 +376,8 @@ OVER_ALL = {
     "the best raw score with something added": ("moved", "ReduceMax", True),
     "how many are above a threshold": ("above", "ReduceSum", True),
     "how many are below a threshold": ("below", "ReduceSum", False),
+    "how many are below a threshold, weighed by what is not known": ("faint", "ReduceL1", False),
+    "the length of a row of each place's shares": ("places", "ReduceL2", False),
 }
 
 
@@ -398,6 +400,11 @@ def test_over_all_classes_a_dropped_one_counts_for_nothing_or_it_is_refused(name
       above = Cast <to = 1> (is_above)
       is_below = Less (probs, half)
       below = Cast <to = 1> (is_below)
+      quality = ReduceMax <axes = [2]> (rects)
+      weighed = Mul (probs, quality)
+      is_faint = Less (weighed, half)
+      faint = Cast <to = 1> (is_faint)
+      places = Softmax <axis = 1> (probs)
       values = Identity ({of})
       scores = Identity (probs)
       made = {op} <{axes[1]}keepdims = 1> ({axes[0]})"""
@@ -425,3 +432,23 @@ def test_the_least_of_all_classes_is_refused(smallest: str) -> None:
     found = tiny("float[1,L,K] scores, int64[1,L,1] at", body)
     with pytest.raises(GraphRefused, match="those that are never found count with 0"):
         hc.cut(found.model(), [4, 2], background="none", labels=list("abcdef"), validation=False)
+
+
+def test_what_is_read_twice_again_and_again_is_reckoned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    reckoned = neutral._Reckoning._computed
+
+    def counted(reckoning: Any, node: Any, inputs: Any) -> Any:
+        seen.append(node.name)
+        return reckoned(reckoning, node, inputs)
+
+    monkeypatch.setattr(neutral._Reckoning, "_computed", counted)
+    doubled = "\n".join(f"v{k + 1} = Add (v{k}, v{k})" for k in range(10))
+    body = f"""
+      scores = Sigmoid (logits)
+      v0 = Sigmoid (logits)
+      {doubled}
+      best = ReduceMax <axes = [2], keepdims = 0> (v10)"""
+    found = tiny("float[1,L,K] scores, float[1,16] best", body)
+    hc.cut(found.model(), [4, 2], background="none", labels=list("abcdef"), validation=False)
+    assert len(seen) == len(set(seen)) > 10

@@ -14,9 +14,12 @@ import numpy as np
 
 from onnx_headcut.labels import Labels, Whole
 from onnx_headcut.ops import ACTIVATIONS, BROADCASTING, MOVING, UNARY
+from onnx_headcut.rules.scores import shares_among
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import onnx
 
     from onnx_headcut.facts import Array
     from onnx_headcut.scope import Scope
@@ -63,7 +66,7 @@ def check(view: View, made: str) -> None:
     """
     if sorted(view.sel.order) == list(range(view.sel.count)):
         return  # none goes
-    values = _values(view, view.scope, view.node.input[0], STEPS)
+    values = _Reckoning(view).values(view.scope, view.node.input[0], STEPS)
     matters = values[:1] if made in ONE_BY_ONE else values
     known = not np.isnan(matters).any()
     if (known and not NOTHING[made](values)) or (not known and made in DOUBTFUL):
@@ -72,38 +75,69 @@ def check(view: View, made: str) -> None:
                     f"{told}")  # fmt: skip
 
 
-def _values(view: View, scope: Scope, name: str, steps: int) -> Array:
-    """What `SCORES` of a head have become at ``name``, NaN where that is not known."""
-    front = view.trace.front
-    site = front.site(name) if front is not None else None
-    if site is not None:
-        return SCORES if site.activation == "none" else PROBABILITIES
-    if not isinstance(scope.mark(name), Labels | Whole):
-        value = scope.old(name).value
-        return np.full_like(SCORES, value.item()) if value is not None and value.size == 1 else UNKNOWN
-    home = scope.home(name)
-    if home is None or not steps:
-        return UNKNOWN
-    scope, at = home
-    node = scope.graph.node[at]
-    if (*scope.place, at) in view.trace.heads:
-        return SCORES
-    if node.domain not in {"", "ai.onnx"}:
-        return UNKNOWN
-    if node.op_type in {"Softmax", "LogSoftmax"}:
-        return PROBABILITIES if node.op_type == "Softmax" else SCORES
-    if node.op_type in MOVING:
-        carrying = [n for n in node.input if isinstance(scope.mark(n), Labels | Whole)]
-        return _values(view, scope, carrying[0], steps - 1) if carrying else UNKNOWN
-    if node.op_type not in {*UNARY, *BROADCASTING, *ACTIVATIONS}:
-        return UNKNOWN
-    inputs = [_values(view, scope, n, steps - 1) if n else None for n in node.input]
-    if node.op_type in UNARY:
-        inputs[1:] = [None if v is None else v[0] for v in inputs[1:]]
-    try:
-        found = np.asarray(view.trace.interpreter.run(node, inputs)[0], np.float32)
-    except Exception:  # noqa: BLE001  the reference is asked about types that it may not take
-        return UNKNOWN
-    if node.op_type in {"Add", "Sub"} and inputs[0] is not None and inputs[0][0] <= NEVER / 2:
-        found = np.where(np.arange(len(found)) == 0, inputs[0], found)  # whatever is added to it
-    return found if found.shape == SCORES.shape else UNKNOWN
+class _Reckoning:
+    """What `SCORES` of a head have become on their way, each tensor reckoned once."""
+
+    def __init__(self, view: View) -> None:
+        self.trace = view.trace
+        self.known: dict[tuple[object, str], Array] = {}
+
+    def values(self, scope: Scope, name: str, steps: int) -> Array:
+        """Values at ``name`` of ``scope``, NaN where they are not known."""
+        key = scope.place, name
+        if key not in self.known:
+            self.known[key] = self._values(scope, name, steps)
+        return self.known[key]
+
+    def _values(self, scope: Scope, name: str, steps: int) -> Array:
+        front = self.trace.front
+        site = front.site(name) if front is not None else None
+        if site is not None:
+            return SCORES if site.activation == "none" else PROBABILITIES
+        if not isinstance(scope.mark(name), Labels | Whole):
+            value = scope.old(name).value
+            one = value is not None and value.size == 1
+            return np.full_like(SCORES, value.item()) if value is not None and one else UNKNOWN
+        home = scope.home(name)
+        if home is None or not steps:
+            return UNKNOWN
+        scope, at = home
+        node = scope.graph.node[at]
+        if (*scope.place, at) in self.trace.heads:
+            return SCORES
+        if node.domain not in {"", "ai.onnx"}:
+            return UNKNOWN
+        if node.op_type in {"Softmax", "LogSoftmax"}:
+            found = PROBABILITIES if node.op_type == "Softmax" else SCORES
+            return found if self._is_over_classes(scope, node) else UNKNOWN
+        if node.op_type in MOVING:
+            carrying = [n for n in node.input if isinstance(scope.mark(n), Labels | Whole)]
+            return self.values(scope, carrying[0], steps - 1) if carrying else UNKNOWN
+        if node.op_type not in {*UNARY, *BROADCASTING, *ACTIVATIONS}:
+            return UNKNOWN
+        inputs = [self.values(scope, n, steps - 1) if n else None for n in node.input]
+        return self._computed(node, inputs)
+
+    def _is_over_classes(self, scope: Scope, node: onnx.NodeProto) -> bool:
+        """Whether a softmax leaves a class that is never found no share; of places, it has its own."""
+        mark, rank = scope.mark(node.output[0]), len(scope.old(node.output[0]).shape or ())
+        opset = self.trace.interpreter.opsets[""]
+        return isinstance(mark, Labels) and shares_among(node, mark.axis, rank, opset)
+
+    def _computed(self, node: onnx.NodeProto, inputs: list[Array | None]) -> Array:
+        """What an op makes of them one by one; of what is not known, a comparison says nothing."""
+        first = inputs[0]
+        if node.op_type in UNARY:
+            inputs[1:] = [None if v is None else v[0] for v in inputs[1:]]
+        try:
+            found = np.asarray(self.trace.interpreter.run(node, inputs)[0], np.float32)
+        except Exception:  # noqa: BLE001  the reference is asked about types that it may not take
+            return UNKNOWN
+        if found.shape != SCORES.shape:
+            return UNKNOWN
+        for value in inputs:
+            if value is not None:
+                found = np.where(np.isnan(value), np.nan, found)
+        if node.op_type in {"Add", "Sub"} and first is not None and first[0] <= NEVER / 2:
+            found[0] = first[0]  # whatever is added to it
+        return found

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_headcut.facts import attributes
 from onnx_headcut.labels import Rows
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import onnx
 
     from onnx_headcut.view import View
 
@@ -16,6 +19,17 @@ if TYPE_CHECKING:
 def softmax(view: View) -> Outcome:
     """Softmax and LogSoftmax keep positions; over the class axis the kept scores renormalise."""
     return Outcome([view.labels(0)])
+
+
+FLAT_SOFTMAX = 13
+"""The opset before which a Softmax is over its axis and all behind it."""
+
+
+def shares_among(node: onnx.NodeProto, axis: int, rank: int, opset: int) -> bool:
+    """Whether a Softmax is over the positions of ``axis``, so that what one has others have not."""
+    flat = opset < FLAT_SOFTMAX
+    over = attributes(node).get("axis", 1 if flat else -1) % max(rank, 1)
+    return bool(over == axis or (flat and over < axis))
 
 
 def shape(_: View) -> Outcome:
