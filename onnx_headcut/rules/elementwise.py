@@ -53,14 +53,14 @@ def broadcasting(view: View) -> Outcome:
         other = view.marks[i]
         if other is not None:
             stretched = own < 0 or (view.old[i].shape or ())[own] == 1
-            if not stretched or not _same_for_all(view, name, other):
+            if not stretched or not same_for_all(view, name, other):
                 view.refuse(f"its input {name!r} depends on classes in another way than the others")
             continue
         edits += shorten(view, i, own, ids)
     return Outcome([Labels(axis, ids)], edits)
 
 
-def _same_for_all(view: View, name: str, mark: Mark) -> bool:
+def same_for_all(view: View, name: str, mark: Mark) -> bool:
     """Whether what is stretched over all classes of a box is what it was for those that stay.
 
     A quality score or a mask, found for the box as a whole; or one class's own score, as that of the

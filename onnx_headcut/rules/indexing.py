@@ -256,7 +256,7 @@ def gather(view: View) -> Outcome:
         decide(view, index, {"free"})
         return Outcome([picked(view, data)])
     stored = view.old[0].value if is_fixed(view.scope, view.node.input[0]) else None
-    numbers = stored is not None and view.sel.identity and _holds_ids(index, stored, axis)
+    numbers = stored is not None and _holds_ids(index, stored, axis)
     if not numbers and any(is_free(index, o) and possible(view, o) for o in index.options):
         decide(view, index, {"free"})
         return Outcome([Rows()])

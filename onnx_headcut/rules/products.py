@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.labels import Labels
-from onnx_headcut.rules.elementwise import merge, shorten
+from onnx_headcut.rules.elementwise import merge, same_for_all, shorten
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
@@ -35,8 +35,11 @@ def product(view: View) -> Outcome:
             view.refuse("classes meet one another in it, each with every other")
         letter = operands[i][mark.axis]
         ids = mark.ids if ids is None else merge(view, ids, mark.ids)
-    if any(m is not None and not isinstance(m, Labels) for m in view.marks):
-        view.refuse("an operand of it depends on classes in another way than the others")
+    for axes, other, name in zip(operands, view.marks, view.node.input, strict=True):
+        if other is None or isinstance(other, Labels):
+            continue
+        if letter in axes or not same_for_all(view, name, other):
+            view.refuse(f"its input {name!r} depends on classes in another way than the others")
     if ids is None or letter not in result:
         stored = any(is_fixed(view.scope, n) for n in view.node.input)
         view.refuse(

@@ -118,6 +118,26 @@ def top_k_with_a_table_of_labels() -> Pattern:
     )
 
 
+@pattern
+def top_k_over_classes_in_another_order() -> Pattern:
+    """Objects picked behind a softmax in an order of their own, which says the labels, too"""
+    return changed(
+        flat_top_k(
+            """
+      box_at = Div (index, five)
+      number = Mod (index, five)
+      label_row = Gather (order, number)""",
+            more=", int64 five = {5}, int64[5] order = {3, 1, 5, 2, 4}",
+        ),
+        (
+            "squashed = Sigmoid (logits)",
+            """probs = Softmax <axis = 2> (logits)
+      squashed = Gather <axis = 2> (probs, order)""",
+        ),
+        background=0,
+    )
+
+
 NAMES = ("ant", "bee", "cat", "dog", "eel", "fox")
 CODES = (7, 3, 9, 1, 12, 5)
 
