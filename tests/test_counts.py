@@ -452,3 +452,27 @@ def test_what_is_read_twice_again_and_again_is_reckoned_once(monkeypatch: pytest
     found = tiny("float[1,L,K] scores, float[1,16] best", body)
     hc.cut(found.model(), [4, 2], background="none", labels=list("abcdef"), validation=False)
     assert len(seen) == len(set(seen)) > 10
+
+
+def test_names_that_an_encoder_keeps_in_tensors_are_cut() -> None:
+    pattern = PATTERNS["top_k_with_names_by_a_label_encoder"]()
+    text = pattern.text.replace("keys_int64s = [", "keys_tensor = int64[6] {")
+    text = text.replace("], values_strings = [", "}, values_tensor = string[6] {")
+    text = text.replace('"fox"]', '"fox"}').replace('"ai.onnx.ml": 3', '"ai.onnx.ml": 4')
+    found = replace(pattern, text=text)
+    cut = hc.cut(found.model(), [4, 2], **found.told, validation=False).model
+    for feed in pictures():
+        (old,), (new,) = found.expected([4, 2], feed), found.given(run(cut, feed))
+        assert len(old)
+        assert np.array_equal(np.unique(new, axis=0), np.unique(old, axis=0))
+
+
+def test_names_that_are_read_as_numbers_are_refused() -> None:
+    pattern = PATTERNS["top_k_with_names"]()
+    text = pattern.text.replace("string[K] labels", "int64[K] labels")
+    text = text.replace('"ant", "bee", "cat", "dog", "eel", "fox"', '"0", "1", "2", "3", "4", "5"')
+    text = text.replace("labels = Squeeze (", "label = Cast <to = 7> (label_row)\n labels = Squeeze (")
+    found = replace(pattern, text=text.replace("Squeeze (label_row", "Squeeze (label"))
+    with pytest.raises(GraphRefused, match="names of classes reach it") as refused:
+        hc.cut(found.model(), [4, 2], **found.told, validation=False)
+    assert refused.value.op == "Cast"

@@ -57,12 +57,14 @@ def label_encoder(view: View) -> Outcome:
 
 
 def _numbers(values: list[Any]) -> Array:
-    return as_numbers(np.array(values, object)) if isinstance(values[0], bytes) else np.array(values)
+    return (
+        as_numbers(np.array(values, object)) if isinstance(values[0], bytes | str) else np.array(values)
+    )
 
 
 def _values(view: View, lookup: Lookup, old: list[Any], left: list[Any]) -> list[list[Any]]:
     """What may come out: new ids where the values are the classes' ids, else what came out before."""
-    if isinstance(old[0], bytes):
+    if isinstance(old[0], bytes | str):
         return [left]
     offset = offset_of(Lookup(lookup.ids, lookup.take, np.array(old), (), ""))
     if offset is None:

@@ -13,6 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnx_headcut.labels import Columns, Labels, Lookup, Option, Rows
 from onnx_headcut.ops import BROADCASTING, UNARY
@@ -124,6 +125,8 @@ def elementwise(view: View) -> Outcome:
     first = lookups[0][1]
     if view.op == "Where" and isinstance(view.marks[0], Rows | None):
         return where(view, [i for i, _ in lookups])
+    if any(view.old[i].elem_type == TensorProto.STRING for i, _ in lookups):
+        view.refuse("names of classes reach it, and are known only as being different")
     if len(lookups) == 2 and (
         crossed(view) or (view.op == "Equal" and not aligned(first, lookups[1][1]))
     ):
