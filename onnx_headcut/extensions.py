@@ -155,7 +155,14 @@ def _may_have_points(stamped: tuple[str, int]) -> bool:
     if not folder.is_dir():
         return folder.exists()
     files = (*folder.glob("*.dist-info/entry_points.txt"), *folder.glob("*.egg-info/entry_points.txt"))
-    return any(GROUP.encode() in file.read_bytes() for file in files)
+    return any(map(_may_name_us, files))
+
+
+def _may_name_us(file: Path) -> bool:
+    try:
+        return GROUP.encode() in file.read_bytes()
+    except OSError:  # whoever reads packages passes over what is no file, or another user's
+        return True
 
 
 def _changed(folder: str) -> int:

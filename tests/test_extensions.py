@@ -141,6 +141,8 @@ def test_an_installed_package_brings_its_rules(plugin: Path, monkeypatch: pytest
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-detectors\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(f"[{GROUP}]\nacme = acme_rules\n")
+    damaged = plugin.parent / "other-1.dist-info" / "entry_points.txt"
+    damaged.mkdir(parents=True)  # what cannot be read is of somebody else
     monkeypatch.syspath_prepend(plugin.parent)
     result = hc.cut(detector(), KEEP, provider="cpu")
     assert result.verdict
