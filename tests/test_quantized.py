@@ -13,12 +13,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnxruntime import quantization as oq
+from patterns import PATTERNS, pictures
 from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import Fact
 from onnx_headcut.interpreter import Interpreter
+from onnx_headcut.validation.runtime import fusing_crashes, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -603,3 +605,59 @@ def test_sixteen_bits_of_onnxruntime_s_own_ops_have_shapes(opset: int) -> None:
         node = parser.parse_node(f"y = com.microsoft.{op} {line}")
         (found,) = facts.infer(node, [Fact((1, 8, 4, 4), given), scale, zero])
         assert (found.shape, found.elem_type) == ((1, 8, 4, 4), wanted)
+
+
+class Calibration(oq.CalibrationDataReader):
+    """Pictures for onnxruntime's quantizer."""
+
+    def __init__(self, batch: int = 1) -> None:
+        self.left = pictures(batch=batch)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("name", ["branches_with_a_number_left_out", "branches_of_row_tables"])
+def test_labels_of_branches_that_quantizers_round_are_not_taken_for_something_else(
+    name: str, tmp_path: Path
+) -> None:
+    """The quantizer's preprocessing folds them to stored integers, each with a scale of its own."""
+    pattern = PATTERNS[name]()
+    onnx.save(pattern.model(), tmp_path / "a.onnx")
+    oq.quant_pre_process(str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), skip_symbolic_shape=True)
+    oq.quantize_static(str(tmp_path / "b.onnx"), str(tmp_path / "q.onnx"), Calibration())
+    with pytest.raises(GraphRefused, match="labels of its branches") as caught:
+        hc.cut(onnx.load(tmp_path / "q.onnx"), [4, 1, 3], validation=False, **pattern.told)
+    assert "nodes_to_exclude" in caught.value.advice
+
+
+def test_numbers_of_a_branch_that_are_not_known_are_refused() -> None:
+    """A label by an op of which nothing is known, from nothing but a size."""
+    name = "branches_with_constant_of_shape"
+    model = PATTERNS[name]().model()
+    model.opset_import.add(domain="acme", version=1)
+    at = next(i for i, n in enumerate(model.graph.node) if n.op_type == "ConstantOfShape")
+    node = model.graph.node[at]
+    node.op_type, node.domain = "Label", "acme"
+    with pytest.raises(GraphRefused, match="numbers of its own") as caught:
+        hc.cut(model, [4, 1, 3], validation=False, **PATTERNS[name]().told)
+    assert "ConstantOfShape" in caught.value.advice
+
+
+NOTHING = """<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[M] y)
+    <float s = {0.01}, uint8 z = {0}, uint8 k = {255}, float t = {0.02}, float low = {0.5}> {
+      some = Greater (x, low)  found = Compress <axis = 0> (x, some)
+      q = QuantizeLinear (found, s, z)  d = DequantizeLinear (q, s, z)
+      number = DequantizeLinear (k, t, z)  sum = Add (d, number)
+      r = QuantizeLinear (sum, t, z)  y = DequantizeLinear (r, t, z) }"""
+
+
+def test_a_quantized_sum_of_nothing_does_not_end_the_process() -> None:
+    """onnxruntime 1.31's QLinearAdd crashes on it."""
+    model = parser.parse_model(NOTHING)
+    assert fusing_crashes(model)
+    session = open_session(model, provider="cpu")
+    assert session.run({"x": np.zeros(3, np.float32)})["y"].shape == (0,)
+    assert session.run({"x": np.ones(3, np.float32)})["y"].shape == (3,)
+    del model.graph.node[:2]
+    assert not fusing_crashes(model)

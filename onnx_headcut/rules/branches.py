@@ -17,7 +17,8 @@ import onnx
 
 from onnx_headcut import edits as ed
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
-from onnx_headcut.rules.filled import fill_value, filling, is_uniform
+from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
+from onnx_headcut.rules.filled import fill_value, filling, is_uniform, sees_no_picture
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from onnx_headcut.rules.filled import Filled, Filling, Origin
     from onnx_headcut.scope import Scope
     from onnx_headcut.view import View
+
+
+FILL = f"let each branch fill in its label (ConstantOfShape, Expand), and {BEFORE_QUANTIZING}"
+
+NEARLY = 1e-3
+"""How far from its class's number a label may be that is stored as steps of a scale."""
 
 
 def join(view: View) -> Outcome:
@@ -44,7 +51,9 @@ def join(view: View) -> Outcome:
     branches = {m.cls: n for n, m in zip(view.node.input, view.marks, strict=True)
                 if isinstance(m, Whole)}  # fmt: skip
     numbers = label_constants(view, branches)
-    labels = _labels(view, {c: filling(view, n) for c, n in branches.items()}, numbers)
+    fillings = {c: filling(view, n) for c, n in branches.items()}
+    _refuse_unknown(view, branches, fillings)
+    labels = _labels(view, fillings, numbers)
     _refuse_others(view, numbers, labels)
     made = {e.key: e for found in [*numbers, *labels] if found is not None for e in found.edits}
     edits += made.values()
@@ -70,6 +79,17 @@ def _refuse_others(
                 "says the class is not known",
                 "let each branch fill in its label (ConstantOfShape, Expand), or export scores as they "
                 "are, and choose detections outside the graph",
+            )
+
+
+def _refuse_unknown(view: View, branches: dict[int, str], fillings: dict[int, Filling | None]) -> None:
+    """Refuse numbers in which there is nothing of the picture, and which are not known."""
+    for cls, name in branches.items():
+        if fillings[cls] is None and sees_no_picture(view.scope, name):
+            view.refuse(
+                f"the branch of class {cls} gives numbers of its own in {name!r}, which may be its "
+                "label, and are reckoned in a way that is not known",
+                FILL,
             )
 
 
@@ -244,6 +264,10 @@ def _label(
 ) -> LabelConstant | None:
     filled = {c: f for c, f in column.items() if f is not None}
     offsets = {f.value - c for c, f in filled.items()}
+    exact = [f.exact - c for c, f in filled.items()]
+    if len(filled) == len(column) and len(offsets) > 1 and max(exact) - min(exact) < NEARLY:
+        said = ", ".join(f"{f.value:.4g} for class {c}" for c, f in [*filled.items()][:3])
+        view.refuse(f"the labels of its branches are rounded to steps ({said})", BEFORE_QUANTIZING)
     if len(filled) != len(column) or len(offsets) != 1:
         return None  # a number of each class's own, say: it stays with its branch
     offset, places = offsets.pop(), frozenset(o for f in filled.values() for o in f.places)
@@ -254,7 +278,7 @@ def _label(
     if not _says(view, filled, edits, offset):
         edits = _replaced(view, filled)
     if not _says(view, filled, edits, offset):
-        view.refuse("the labels of its branches are reckoned in a way that cannot be renumbered")
+        view.refuse("the labels of its branches are reckoned in a way that cannot be renumbered", FILL)
     return LabelConstant(offset, places, edits)
 
 

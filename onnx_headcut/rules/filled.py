@@ -6,14 +6,16 @@ None is recognised: the ops are run on the one number that all elements have, wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from onnx_headcut.facts import attributes
+from onnx_headcut.model import has_bodies
 from onnx_headcut.ops import BROADCASTING, UNARY
+from onnx_headcut.rules import rounding
 from onnx_headcut.scope import is_fixed
 from onnx_headcut.storage.tensors import to_array
 
@@ -36,7 +38,10 @@ ROW_OPS = frozenset(
 )  # fmt: skip
 """Ops that choose, pad or regroup rows and leave columns where they are (given equal widths)."""
 
-ARITHMETIC = frozenset({*UNARY, *BROADCASTING}) - ROW_OPS
+ARITHMETIC = frozenset({*UNARY, *BROADCASTING, *rounding.OPS}) - ROW_OPS
+
+OF_SHAPES = frozenset({"ConstantOfShape", "Shape", "Size"})
+"""Ops of whose inputs no value is seen."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Number:
     value: Array
     places: tuple[Origin, ...]
     stored: tuple[Array, ...]
+    exact: Array
+    """The value without the rounding of quantizers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,8 @@ class Filled:
     """A column of which every row is ``value``, or padding; made from constants at ``places``.
 
     ``reckoned`` is the tensor (scope and name) that is computed from them, where they are not what
-    is filled in.
+    is filled in. ``exact`` is the value without the ``steps`` of quantizers, those that its table
+    goes through and others.
     """
 
     view: View
@@ -61,14 +69,29 @@ class Filled:
     places: tuple[Origin, ...]
     stored: tuple[Array, ...]
     reckoned: tuple[Scope, str] | None = None
+    exact: float = 0.0
+    steps: tuple[Step, ...] = ()
 
     def again(self, changed: Mapping[Origin, Array]) -> float | None:
         """Its value with other constants at some places."""
         if self.reckoned is None:
-            return float(changed.get(self.places[0], self.stored[0]).flat[0])
-        found = number(self.view, *self.reckoned, changed)
-        return None if found is None else float(found.value)
+            value = changed.get(self.places[0], self.stored[0]).flat[0]
+        else:
+            found = number(self.view, *self.reckoned, changed)
+            if found is None:
+                return None
+            value = found.value
+        return _rounded(float(value), self.steps)
 
+    def stepped(self, step: Step) -> Filled:
+        """The same behind one more quantizer."""
+        exact = float(rounding.unrounded(step[0], np.asarray(self.exact), *step[1]))
+        return replace(self, value=_rounded(self.value, (step,)), exact=exact,
+                       steps=(*self.steps, step))  # fmt: skip
+
+
+Step = tuple[str, tuple["Array", ...]]
+"""A quantizer: the op, its scale and, where it has one, its zero point."""
 
 Filling = tuple[Filled | None, ...]
 """Of each column of the last axis; one entry stands for the whole tensor where all is alike."""
@@ -93,15 +116,26 @@ def _filling(view: View, scope: Scope, name: str, depth: int) -> Filling | None:
         return max(inner, key=lambda p: 0 if p is None else len(p))
     if node.op_type == "ConstantOfShape":
         return (_stored(view, (place, "value"), fill_value(view, node)),)
+    if node.op_type in rounding.OPS:
+        data = scope.old(node.input[0]).value
+        inside = _filling(view, scope, node.input[0], depth + 1)
+        if data is not None and is_uniform(scope, node.input[0]):
+            inside = (_stored(view, (place, 0), data),)
+        known = [scope.old(n).value for n in node.input[1:] if n]
+        step = (node.op_type, tuple(v for v in known if v is not None and v.size == 1))
+        if inside is None or not step[1] or len(step[1]) < len(known):
+            return None
+        return tuple(f and f.stepped(step) for f in inside)
     if node.op_type in ARITHMETIC:
         found = number(view, scope, name, {}, depth)
         if found is None:
             return None
-        return (Filled(view, float(found.value), found.places, found.stored, (scope, name)),)
+        return (Filled(view, float(found.value), found.places, found.stored, (scope, name),
+                       float(found.exact)),)  # fmt: skip
     if node.op_type == "Concat":
         rank = len(scope.old(name).shape or ())
         if rank and attributes(node)["axis"] % rank == rank - 1 and rank > 1:
-            return _beside(view, scope, node, depth)
+            return _beside(view, scope, node, place, depth)
         return _filling(view, scope, node.input[0], depth + 1)
     return _through(view, scope, node, place, depth)
 
@@ -124,15 +158,27 @@ def _through(
 
 
 def _stored(view: View, origin: Origin, value: Array) -> Filled:
-    return Filled(view, float(value.flat[0]), (origin,), (value,))
+    number = float(value.flat[0])
+    return Filled(view, number, (origin,), (value,), exact=number)
 
 
-def _beside(view: View, scope: Scope, node: onnx.NodeProto, depth: int) -> Filling | None:
+def _rounded(value: float, steps: tuple[Step, ...]) -> float:
+    """A number behind quantizers."""
+    for op, (scale, *zero) in steps:
+        value = float(rounding.stepped(op, np.asarray(value), scale, *zero))
+    return value
+
+
+def _beside(
+    view: View, scope: Scope, node: onnx.NodeProto, place: ed.Place, depth: int
+) -> Filling | None:
     """Columns of a Concat on the last axis."""
     columns: list[Filled | None] = []
-    for name in node.input:
-        width = _width(scope, name)
+    for k, name in enumerate(node.input):
+        width, value = _width(scope, name), scope.old(name).value
         inner = _filling(view, scope, name, depth + 1)
+        if inner is None and value is not None and is_uniform(scope, name):
+            inner = (_stored(view, (place, k), value),)
         if inner is not None and len(inner) > 1:
             columns += inner
         elif width is not None:
@@ -154,7 +200,8 @@ def number(
 
     def stored(where: int | str, value: Array) -> Number:
         origin = (place, where)
-        return Number(np.asarray(changed.get(origin, value).flat[0]), (origin,), (value,))
+        now = np.asarray(changed.get(origin, value).flat[0])
+        return Number(now, (origin,), (value,), now)
 
     def operand(k: int) -> Number | None:
         value = scope.old(node.input[k]).value
@@ -172,15 +219,23 @@ def number(
     parts = [operand(k) if n else None for k, n in enumerate(node.input)]
     nothing = node.op_type == "Sub" and node.input[0] == node.input[1]
     if nothing or (node.op_type == "Mul" and any(p is not None and p.value == 0 for p in parts)):
-        zero = next((p for p in parts if p is not None and p.value == 0), Number(np.zeros(()), (), ()))
-        return Number(np.zeros((), dtype), zero.places, zero.stored)
+        zero = next((p for p in parts if p is not None and p.value == 0), None)
+        nil = np.zeros((), dtype)
+        return Number(nil, zero.places if zero else (), zero.stored if zero else (), nil)
     known = [p for p in parts if p is not None]
     if len(known) < sum(1 for n in node.input if n):
         return None
-    values = [None if p is None else p.value for p in parts]
-    made = np.asarray(view.trace.interpreter.run(node, values)[0])
+    if node.op_type in rounding.OPS:
+        made = rounding.stepped(node.op_type, *(p.value for p in known))
+        exact = rounding.unrounded(node.op_type, known[0].exact, *(p.value for p in known[1:]))
+    else:
+        made, exact = (
+            np.asarray(view.trace.interpreter.run(node, values)[0])
+            for values in ([None if p is None else p.value for p in parts],
+                           [None if p is None else p.exact for p in parts])
+        )  # fmt: skip
     places = tuple(o for p in known for o in p.places)
-    return Number(made, places, tuple(v for p in known for v in p.stored))
+    return Number(made, places, tuple(v for p in known for v in p.stored), exact)
 
 
 def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
@@ -207,6 +262,22 @@ def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
     else:
         return False
     return all(is_filled(scope, n, depth + 1) for n in read if n)
+
+
+def sees_no_picture(scope: Scope, name: str, depth: int = 0) -> bool:
+    """Whether no value of the picture is in a tensor, by whatever ops; its size may follow."""
+    if is_fixed(scope, name):
+        return True
+    maker = scope.home(name)
+    if maker is None or depth > DEEPEST:
+        return False
+    scope, at = maker
+    node = scope.graph.node[at]
+    if has_bodies(node):
+        return False
+    return node.op_type in OF_SHAPES or all(
+        sees_no_picture(scope, n, depth + 1) for n in node.input if n
+    )
 
 
 def is_uniform(scope: Scope, name: str) -> bool:

@@ -62,16 +62,29 @@ def _run(view: View, table: Array) -> Array:
 
     https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html: halves to even, then saturated.
     """
-    zero, known = _zero(view), view.old[1].value
-    scale = 1.0 if known is None else float(known.item())
-    if view.op == "DequantizeLinear":
-        numbers: Array = (table.astype(np.float64) - zero) * scale
-        return numbers.astype(np.float32)
+    known = view.old[1].value
     given = view.old[2].value if len(view.old) > 2 else None
-    bounds = np.iinfo(np.uint8 if given is None else given.dtype)
-    steps = np.rint(table.astype(np.float64) / scale) + zero
+    return stepped(view.op, table, np.ones(()) if known is None else known, given)
+
+
+def stepped(op: str, table: Array, scale: Array, zero: Array | None = None) -> Array:
+    """The same, by the op's name, and one scale and zero point for all."""
+    step, start = float(scale.item()), 0.0 if zero is None else float(zero.item())
+    if op == "DequantizeLinear":
+        numbers: Array = (table.astype(np.float64) - start) * step
+        return numbers.astype(np.float32)
+    bounds = np.iinfo(np.uint8 if zero is None else zero.dtype)
+    steps = np.rint(table.astype(np.float64) / step) + start
     saturated: Array = np.clip(steps, bounds.min, bounds.max).astype(np.int64)
     return saturated
+
+
+def unrounded(op: str, table: Array, scale: Array, zero: Array | None = None) -> Array:
+    """What it would give if its integers were any numbers."""
+    step, start = float(scale.item()), 0.0 if zero is None else float(zero.item())
+    wide = table.astype(np.float64)
+    numbers: Array = (wide - start) * step if op == "DequantizeLinear" else wide / step + start
+    return numbers.astype(np.float32)
 
 
 def _zero(view: View) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.validation import detections as d
 from onnx_headcut.validation.compare import Tolerance, difference, scale_of
-from onnx_headcut.validation.runtime import bodies_and_quantizers, open_session
+from onnx_headcut.validation.runtime import fusing_crashes, open_session
 from onnx_headcut.validation.verdict import Deployed
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def as_deployed(
     ``exact`` are the outputs of the comparison; ``groups`` those of them that hold detections,
     which are matched whatever their order. An error is told, too: it is no mistake of the cut.
     """
-    if bodies_and_quantizers(model.source):
-        return Deployed(provider, note="not run as deployed: onnxruntime may abort where it fuses"
-                        " quantizers across the border of an If, Loop or Scan")  # fmt: skip
+    if fusing_crashes(model.source):
+        return Deployed(provider, note="not run as deployed: onnxruntime may crash where it fuses"
+                        " quantizers, in an If, Loop or Scan, or where nothing is found")  # fmt: skip
     try:
         session = open_session(
             model.source, provider=provider, external_data_dir=model.folder, deterministic=False

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 Model = onnx.ModelProto | bytes | Path
 
+_FINDING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+"""Ops that may find nothing."""
+
 # What a device says where no model is to blame: full memory, a broken or too old library.
 _OF_DEVICE = re.compile(
     r"CUDA (failure|error)|CUDNN|CUBLAS|CUFFT|cudaError|allocate memory|out of memory|no kernel image",
@@ -167,8 +170,7 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     settings = SessionSettings(chosen, external_data_dir, deterministic, optimization, threads)
     source = _source(model, external_data_dir)
     options = session_options(ort, settings, profile_to)
-    if deterministic and bodies_and_quantizers(source):
-        # onnxruntime 1.31 fuses across the border of a body, and then aborts the whole process
+    if deterministic and fusing_crashes(source):  # seen in onnxruntime 1.31
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
@@ -205,8 +207,12 @@ def open_session(  # noqa: PLR0913  (each is one setting of a session)
     return session
 
 
-def bodies_and_quantizers(model: Model) -> bool:
-    """Whether a model has both If, Loop or Scan and DequantizeLinear; False for what is no model."""
+def fusing_crashes(model: Model) -> bool:
+    """Whether onnxruntime may crash where it fuses quantizers; False for what is no model.
+
+    It does across the border of a body, and where a QLinearAdd or QLinearMul of a number has nothing
+    to add it to: no detection was found.
+    """
     try:
         if isinstance(model, onnx.ModelProto):
             data = model.SerializeToString()
@@ -217,7 +223,16 @@ def bodies_and_quantizers(model: Model) -> bool:
         graph = onnx.load_model_from_string(data).graph
     except (OSError, ValueError, RuntimeError, DecodeError, EncodeError):
         return False
-    return any(a.type == onnx.AttributeProto.GRAPH for n in graph.node for a in n.attribute)
+    behind = set[str]()
+    for node in graph.node:
+        if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
+            return True
+        reads = not behind.isdisjoint(node.input)
+        if reads and node.op_type in {"Add", "Mul"}:
+            return True
+        if reads or node.op_type in _FINDING:
+            behind.update(filter(None, node.output))
+    return False
 
 
 def _opens_on_the_cpu(ort: Any, source: bytes | Path, settings: SessionSettings) -> bool:
