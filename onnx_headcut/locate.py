@@ -57,6 +57,8 @@ class Located:
     """Whether boxes of the classes are among the sites, which no map may mix."""
     weighed: bool = False
     """Whether a softmax is multiplied behind, as by an objectness."""
+    of_pictures: bool = False
+    """Whether there is one row of scores for the whole picture, as a classifier gives."""
 
 
 def locate(
@@ -128,7 +130,7 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     evidence = describe(seen.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
-                   bool(boxes), any(g.is_weighed for g in groups))  # fmt: skip
+                   bool(boxes), any(g.is_weighed for g in groups), seen.is_of_pictures)  # fmt: skip
 
 
 def _behind_softmax(narrow: Sequence[Site], wide: Sequence[Site]) -> list[Site]:

@@ -183,6 +183,7 @@ class Beside:
         if four and not self.shows_boxes:
             seen.refuse([*chosen, *self.outer])
         self._refuse_boxes_of_each()
+        self._refuse_landmarks()
         if odd := self.unexplained():
             seen.refuse([*chosen, *odd])
         if self.kind == "raw" and (four or not self.named) and self.flow.unread:
@@ -208,6 +209,21 @@ class Beside:
                     "side by side; to cut the scores alone and leave the boxes of all classes as they "
                     f"are, say --head {name_of(self.flow, min(group.leaves))} --layout anchors=1",
                 )  # fmt: skip
+
+    def _refuse_landmarks(self) -> None:
+        """Refuse plain columns beside single scores that went through a sigmoid (YuNet)."""
+        if self.kind != "raw" or self.named:
+            return
+        grids = {self.flow.leaves[k].grid for g in self.chosen for k in g.leaves}
+        for k in self.seen.single_scores:
+            if self.flow.leaves[k].grid in grids:
+                raise GraphRefused(
+                    f"{name_of(self.flow, k)} gives one score for each place, through a sigmoid, as a "
+                    "detector of one class does; landmarks of it may be "
+                    f"{describe(self.flow, self.chosen[0])}",
+                    advice="a detector of one class has none to cut; where these columns are the "
+                    "classes, and that is an objectness, name their layers with --head NODE",
+                )
 
     def refuse_objectness(self, group: Group) -> None:
         """Refuse columns that may begin with an objectness, as YOLO's do, and not with a class."""

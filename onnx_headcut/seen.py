@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NoReturn
 
 from onnx_headcut.errors import GraphRefused, NoHead, UsageError
-from onnx_headcut.groups import describe, name_of
+from onnx_headcut.groups import describe, is_activated_later, name_of
 from onnx_headcut.pull import pull
 
 if TYPE_CHECKING:
@@ -80,6 +80,18 @@ class Seen:
         """Whether it comes from a layer over rows, as a transformer's do, not over a picture."""
         nodes = self.flow.scope.graph.node
         return any("Conv" not in nodes[self.flow.leaves[k].node].op_type for k in group.leaves)
+
+    @property
+    def single_scores(self) -> list[int]:
+        """Layers that give one score for each place, through a sigmoid: a detector of one class."""
+        known = frozenset().union(*(g.leaves for g in self.groups))
+        return [k for k, leaf in enumerate(self.flow.leaves)
+                if k not in known and is_activated_later(self.flow, leaf.value)]  # fmt: skip
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether each head gives one row for the whole picture, as that of a classifier does."""
+        return all(leaf.places == 1 for leaf in self.flow.leaves)
 
     def is_inner(self, group: Group) -> bool:
         """Whether a further layer reads it and nobody else, as it does the values of attention."""

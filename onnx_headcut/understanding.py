@@ -147,12 +147,14 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
     evidence = Evidence(found[0], _background_told(*found)) if found else None
     if evidence is None and record is not None and record.keep:
         evidence = record.evidence
+    of_picture = located.of_pictures and located.activation == "softmax"
     classes = resolve(
         located.count,
         names=names,
         background=options.background,
-        # a softmax times an objectness (YOLOv2) has no background, but others weigh theirs, too
-        activation="none" if located.weighed else located.activation,
+        # a softmax times an objectness (YOLOv2) has no background, but others weigh theirs, too; that
+        # of a classifier has none, but TensorFlow's for ImageNet do
+        activation="none" if located.weighed or of_picture else located.activation,
         evidence=evidence,
         unsure=options.unsure,
     )

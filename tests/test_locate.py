@@ -116,6 +116,17 @@ def test_landmarks_of_a_detector_of_one_class_are_no_classes() -> None:
         found(net.model(score, net.head("boxes", 4), net.head("landmarks", 10)))
 
 
+def test_landmarks_beside_one_score_and_an_objectness_are_no_classes() -> None:
+    """One anchor a place, as YuNet: nothing has columns but boxes and landmarks."""
+    net = Net()
+    single = [net.add("Sigmoid", net.head(name, 1, anchors=1)) for name in ("score", "objectness")]
+    boxes, marks = net.head("boxes", 4, anchors=1), net.head("landmarks", 10, anchors=1)
+    model = net.model(*single, boxes, marks)
+    with pytest.raises(hc.GraphRefused, match=r"one score for each place.*landmarks"):
+        found(model)
+    assert found(model, heads=["landmarks"]) == (10, {"landmarks"})
+
+
 def test_boxes_alone_are_no_classes() -> None:
     net = Net()
     score = net.add("Sigmoid", net.head("score", 1))
@@ -226,3 +237,18 @@ def test_of_stacked_layers_the_last_one_alone_is_read() -> None:
     sizes = net.add("Mul", net.add("Exp", net.slice(moves, 2, 4)), anchors)
     boxes = net.add("Concat", centres, sizes, axis=2)
     assert found(net.model(scores, boxes)) == (9, {"scores"})
+
+
+@pytest.mark.parametrize("places", [1, 36])
+def test_only_among_places_is_a_softmax_assumed_to_have_a_background(places: int) -> None:
+    """A classifier's has none, or has one: nothing shows it."""
+    net = Net()
+    pooled = net.features if places > 1 else net.add("GlobalAveragePool", net.features)
+    scores = net.add("Softmax", net.rows(net.conv(pooled, 7, name="scores"), 7), axis=2)
+    model = net.model(scores)
+    if places > 1:
+        assert hc.inspect(model).classes.background == 0
+        return
+    with pytest.raises(hc.UsageError, match="whole picture"):
+        hc.cut(model, "2, 1", validation=False)
+    assert hc.cut(model, "2, 1", background="none", provider="cpu").verdict

@@ -418,6 +418,7 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "mask_coefficients_beside_classes",
         Reads("mask_map", 1, rolled(0, 3, 5)),
     ),
+    "the best score is behind the others": ("best_score_beside_classes", Joins("scores", (0, 2, 1))),
     "weights in order, biases not": ("matmul_with_bias_first", Reads("logits", 0, rolled(0, 0, 3))),
     # shared constants
     "one level has its classes in another order": (

@@ -176,7 +176,8 @@ def _unlabelled(activation: Activation, *, unsure: bool = False) -> _Claim:
     if unsure:
         return _Claim(None, f"{UNKNOWN}: the scores do not show it; a cut asks for --background")
     raise UsageError(
-        "raw scores, or a softmax times an objectness, do not show which column is the background",
+        "raw scores, a softmax times an objectness, or one softmax for a whole picture do not show "
+        "which column is the background",
         advice=f"{_SAY_WHICH} Class names by --labels can tell, too.",
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from onnx_headcut import edits as ed
 from onnx_headcut import limits
 from onnx_headcut.arranging import numbers
-from onnx_headcut.labels import NONE, Labels, Whole, copies, told_apart
+from onnx_headcut.labels import NONE, Labels, Rows, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.view import Outcome
 
@@ -347,11 +347,16 @@ def parts(view: View, labels: Labels, before: list[Array], marks: list[Mark | No
 
 
 def concat(view: View) -> Outcome:
-    """Concat: labels side by side, or of one layout on another axis than the one joined."""
+    """Concat: labels side by side, or of one layout on another axis than the one joined.
+
+    Beside the classes may stand what was made of all of them, as the best of their scores: a column
+    of no class, whose values follow by themselves.
+    """
     rank = max(view.rank(i) for i in view.labelled())
     axis = view.attrs.get("axis", 1) % rank
     first = view.labels(view.labelled()[0])
-    if any(m is not None and not isinstance(m, Labels) for m in view.marks):
+    beside = None if first.axis != axis else Rows()
+    if any(m not in {None, beside} and not isinstance(m, Labels) for m in view.marks):
         view.refuse("classes along an axis are joined with classes of another kind")
     if first.axis != axis:
         return _stack(view, first)

@@ -202,6 +202,8 @@ def _meaning(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) ->
         return Meaning("rows", shape, why="its size depends on the scores")
     elements = _elements(arrays, columns, has_dropped=has_dropped)
     if (elements == MIXED).any():
+        elements = _beside_classes(elements)
+    if (elements == MIXED).any():
         return Meaning("rows", shape, why="an element depends on several classes")
     if not ((elements >= 0) | (elements == DROPPED)).any():
         return Meaning("apart", shape)
@@ -213,6 +215,21 @@ def _meaning(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) ->
     if not ids:
         return Meaning("rows", shape, why="classes vary along more than one axis")
     return Meaning("dense", shape, tuple(ids), ids)
+
+
+def _beside_classes(elements: Ints) -> Ints:
+    """Elements in which what was made of several classes and stands beside them belongs to none.
+
+    A column of the best scores beside those of each class, say: its values are compared as they are.
+    """
+    for axis in range(elements.ndim):
+        lines = np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1)
+        mixed = ((lines == MIXED) | (lines == SILENT)).all(1) & (lines == MIXED).any(1)
+        if mixed.any() and (lines[~mixed] >= 0).any() and not (lines[~mixed] == MIXED).any():
+            result = elements.copy()
+            np.moveaxis(result, axis, 0)[mixed] = NONE
+            return result
+    return elements
 
 
 def _elements(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) -> Ints:

@@ -112,6 +112,26 @@ def mask_coefficients_beside_classes() -> Pattern:
 
 
 @pattern
+def best_score_beside_classes() -> Pattern:
+    """Box, the best of the classes' scores and these on one axis of a map (Luxonis)"""
+    weights = "float[4,8,1,1] box_w, float[4] box_b, float[6,8,1,1] cls_w, float[6] cls_b"
+    body = """
+      box_map = Conv (x, box_w, box_b)
+      cls_map = Conv (x, cls_w, cls_b)
+      squashed = Sigmoid (cls_map)
+      best = ReduceMax <axes = [1], keepdims = 1> (squashed)
+      scores = Concat <axis = 1> (box_map, best, squashed)"""
+    ids = (*[-1] * 5, *range(6))
+    return Pattern(
+        graph("float[1,C,4,4] scores", weights, body),
+        (Head("cls_w", "cls_b", tuple(range(6))),),
+        kind="dense",
+        background=None,
+        dense=((1, ids),),
+    )
+
+
+@pattern
 def matmul_with_bias_first() -> Pattern:
     """MatMul weights with classes last, the bias as the first input of Add"""
     weights = (
