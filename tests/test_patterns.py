@@ -114,6 +114,16 @@ def test_a_number_that_is_no_label_is_not_renumbered(op: str) -> None:
     assert caught.value.op == "Concat"
 
 
+@pytest.mark.parametrize("keep", [0, 2, 5])
+def test_one_class_leaves_no_doubt_which_row_of_a_table_is_its(keep: int) -> None:
+    """The remainder by any count says a class of one, but only by 1 it says its new number."""
+    pattern = PATTERNS["top_k_with_sizes_of_each_class"]()
+    cut = cut_of(pattern, [keep]).model
+    for feeds in pictures():
+        wanted, got = pattern.expected([keep], feeds), pattern.given(run(cut, feeds))
+        assert same(pattern, got[0], wanted[0]) == {0}
+
+
 def test_class_numbers_of_two_conventions_are_not_compared() -> None:
     own = PATTERNS["nms_written_out_within_a_class"]()
     text = own.text.replace("id_row = Unsqueeze (ids, c0)", """next = Add (ids, one)

@@ -324,6 +324,10 @@ MISTAKES: dict[str, tuple[str, Callable[[onnx.ModelProto], None]]] = {
         "top_k_with_a_table_of_labels",
         Reads("label_row", 0, lambda old: np.arange(old.size).reshape(old.shape) % C),
     ),
+    "sizes of other classes": (
+        "top_k_with_sizes_of_each_class",
+        Reads("own_sizes", 0, lambda old: np.roll(old, 1, axis=0)),
+    ),
     "labels of an order as they stood": (
         "top_k_over_classes_in_another_order",
         Reads("label_row", 0, lambda old: np.roll(old, 1)),

@@ -11,7 +11,15 @@ from onnx_headcut import edits as ed
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
 from onnx_headcut.operands import select
 from onnx_headcut.rules import beside, movement
-from onnx_headcut.rules.deciding import commit, decide, is_free, is_position, offset_of, possible
+from onnx_headcut.rules.deciding import (
+    commit,
+    decide,
+    is_free,
+    is_ids,
+    is_position,
+    offset_of,
+    possible,
+)
 from onnx_headcut.rules.joining import picked
 from onnx_headcut.rules.options import counted, merge_options, period_of
 from onnx_headcut.scope import is_fixed
@@ -367,6 +375,7 @@ def table(view: View, index: Lookup, axis: int) -> Outcome:
     if not options:
         view.refuse("after the cut its index would read other rows of the table")
     if not flat:
+        options.sort(key=lambda o: not is_ids(index, o, view.sel))  # one class fits many counts
         option = next((o for o in options if possible(view, o)), options[0])
         commit(view, option)
         return Outcome([Rows()])

@@ -119,6 +119,20 @@ def top_k_with_a_table_of_labels() -> Pattern:
 
 
 @pattern
+def top_k_with_sizes_of_each_class() -> Pattern:
+    """A row of four numbers of each class, read by the label and added to the box"""
+    return flat_top_k(
+        INTEGERS,
+        """
+      label_flat = Squeeze (label_row, c0)
+      own_sizes = Gather <axis = 0> (sizes, label_flat)
+      places = Gather <axis = 0> (flat_rects, box_row)
+      boxes = Add (places, own_sizes)""",
+        more=f", float[{CLASSES},4] sizes",
+    )
+
+
+@pattern
 def top_k_over_classes_in_another_order() -> Pattern:
     """Objects picked behind a softmax in an order of their own, which says the labels, too"""
     return changed(
