@@ -39,10 +39,10 @@ LARGE = ("keras_ssd300_combined_op13", "tv_ssd300_full_ts17", "tv_maskrcnn_resne
 # ---------------------------------------------------------------------------- each kept score
 
 
-@pytest.mark.parametrize("first", range(0, 80 if LONG else 40, 20))
+@pytest.mark.parametrize("first", range(0, 80 if LONG else 20, 10))
 def test_scores_of_generated_graphs_are_the_original_s_bit_for_bit(first: int) -> None:
     cut = 0
-    for seed in range(first, first + 20):
+    for seed in range(first, first + 10):
         sample = generate(seed)
         keep = sample.keep()
         try:
@@ -56,7 +56,7 @@ def test_scores_of_generated_graphs_are_the_original_s_bit_for_bit(first: int) -
             meaning = sample.outputs[output.name]
             wanted = before.take(meaning.columns(order), meaning.axis)
             assert same_bits(np.ascontiguousarray(wanted), after), (seed, output.name)
-    assert cut >= 14
+    assert cut >= 7
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "raw"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,14 +74,19 @@ def model_of(op: Op, place: int, weights: np.ndarray) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    return _run(model.SerializeToString(), x.tobytes())
+
+
+@lru_cache(maxsize=4)
+def _run(model: bytes, x: bytes) -> list[np.ndarray]:
+    """Once for all orders in which the classes are kept."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    result: list[np.ndarray] = session.run(None, {"x": x})
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    fed = np.frombuffer(x, np.float32).reshape(SHAPE[0], 1, SHAPE[2])
+    result: list[np.ndarray] = session.run(None, {"x": fed})
     return result
 
 
