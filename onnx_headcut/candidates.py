@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_headcut.errors import CallReached
 from onnx_headcut.model import captures
-from onnx_headcut.ops import ACTIVATIONS, MIXING, MOVING, PASSING, REDUCING, WEIGHTED
+from onnx_headcut.ops import ACTIVATIONS, KEEPING, MIXING, MOVING, PASSING, REDUCING, WEIGHTED
 from onnx_headcut.plain import plain, simple
 from onnx_headcut.rules.heads import channel_axis
 from onnx_headcut.scope import is_fixed
@@ -163,9 +163,9 @@ class Candidates:
     def _is_activated(self, name: str) -> bool:
         """Whether it holds activated scores, as they are or moved: a product weighs others by them."""
         maker = self.scope.node_of(name)
-        while maker is not None and maker.op_type in MOVING:
+        while maker is not None and maker.op_type in MOVING | KEEPING:
             maker = self.scope.node_of(maker.input[0])
-        return maker is not None and maker.op_type in ACTIVATIONS
+        return maker is not None and simple(maker).op_type in ACTIVATIONS
 
     def _is_no_layer(self, node: onnx.NodeProto) -> bool:
         return self._is_expectation(node) or is_conversion(self.scope, node)

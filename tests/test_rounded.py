@@ -198,3 +198,11 @@ def test_logits_that_are_rounded_do_not_fail_a_right_cut() -> None:
     reverse = PATTERNS[name]().foreground[::-1]
     found = verdict(name, model, cut_of(name, model, reverse), reverse)
     assert found.status == "passed", found.reasons
+
+
+@pytest.mark.parametrize("name", ["masks_weighed", "masks_multiplied"])
+def test_masks_weighed_by_scores_behind_a_quantizer(name: str) -> None:
+    pattern = PATTERNS[f"{name}_by_class_probabilities"]()
+    model = rounded(f"{name}_by_class_probabilities")
+    verdict = hc.cut(model, [4, 1, 3], provider="cpu", **pattern.told).verdict
+    assert verdict, verdict and verdict.reasons
