@@ -6,7 +6,7 @@ import sys
 
 def main() -> int:
     """Run the command line; Ctrl-C while it is being imported ends as it does later."""
-    gc.set_threshold(200_000)  # next to nothing that is imported is garbage: 7% of a cut went to looking
+    gc.set_threshold(200_000)  # next to nothing that is imported is garbage, and looking takes time
     try:
         from onnx_headcut.cli import main as command_line  # noqa: PLC0415
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +23,6 @@ from onnx_headcut.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from importlib import metadata
 
     import onnx
 
@@ -140,29 +140,9 @@ def _installed() -> Iterator[Plugin]:
 
 
 @cache
-def _points(stamped: tuple[tuple[str, int], ...]) -> list[metadata.EntryPoint]:
+def _points(_folders: tuple[tuple[str, int], ...]) -> list[metadata.EntryPoint]:
     """The entry points of the packages there: read once, until a folder is added or changes."""
-    if not any(map(_may_have_points, stamped)):
-        return []
-    from importlib import metadata  # noqa: PLC0415  (0.03 s, and few have rules of their own)
-
     return sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value))
-
-
-def _may_have_points(stamped: tuple[str, int]) -> bool:
-    """Whether a file of entry points there names our group; whatever is no folder may have any."""
-    folder = Path(stamped[0] or ".")
-    if not folder.is_dir():
-        return folder.exists()
-    files = (*folder.glob("*.dist-info/entry_points.txt"), *folder.glob("*.egg-info/entry_points.txt"))
-    return any(map(_may_name_us, files))
-
-
-def _may_name_us(file: Path) -> bool:
-    try:
-        return GROUP.encode() in file.read_bytes()
-    except OSError:  # whoever reads packages passes over what is no file, or another user's
-        return True
 
 
 def _changed(folder: str) -> int:

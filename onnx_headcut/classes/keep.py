@@ -258,6 +258,8 @@ class _Reader:
         yield from repeat([*taken, *objects][0])
 
     def _drawn(self) -> list[_Entry]:
+        if not self.draws:
+            return self.entries  # and numpy's random part, 0.02 s to import, is not needed
         entries = list(self.entries)
         named = {c for e in entries for c in (e.row.template, *e.row.members) if e.template}
         left = [c for c in range(self.classes.count)
