@@ -64,6 +64,7 @@ def pull(analysis: Analysis, value: str, labels: Labels) -> Pulled:
     walk = _Walk(analysis)
     walk.back(value, labels, activated=False)
     walk.note_unread()
+    walk.join_branches()
     walk.refuse_lost(value, labels)
     if not walk.result.sites:
         value, labels = walk.shared(value, labels)
@@ -296,6 +297,25 @@ class _Walk:
                 self.result.wider.append((value, axis, n))
             elif len(unread) and len(np.unique(ids)) > 2:
                 self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
+
+    def join_branches(self) -> None:
+        """Note classes where they were taken apart, if each goes through a sigmoid of its own.
+
+        The branch of a class goes with it, and a site in it would: validation has to find them all.
+        """
+        sites = self.result.sites
+        if len(sites) < 2 or any(s.activation != "sigmoid" or len(set(s.ids)) > 1 for s in sites):
+            return
+        joined: list[Site] = []
+        for site in sites:
+            node = self.scope.graph.node[self.scope.index.producer[site.value]]
+            try:
+                source = self._source(site.value, Labels(site.axis, np.array(site.ids)))
+            except GraphRefused:  # a shape on the way is not known
+                return
+            self._note(joined, site_of(*source, "sigmoid"), node)
+        if len(joined) < len(sites):
+            self.result.sites = joined
 
     def _note_dropped(self, node: onnx.NodeProto, labels: Labels) -> None:
         """Note a tensor of which nobody reads its first or its last class column."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import from_text
 from onnx import numpy_helper
+from patterns import run
 
 import onnx_headcut as hc
 
@@ -94,3 +95,53 @@ def test_a_weight_that_pictures_between_0_and_1_do_not_reach_is_seen() -> None:
     array[2, 3] *= 0.7
     tensor.CopyFrom(numpy_helper.from_array(array, "box_w"))
     assert hc.validate(model, wrong, [3, 1], provider="cpu").status == "failed"
+
+
+APART = """<ir_version: 8, opset_import: ["": 17]>
+apart (float[1,3,4,4] image) => (float[1,K,4,4] scores, float[1,4,4,4] boxes)
+<float[6,3,1,1] cls_w, float[6] cls_b, float[4,3,1,1] box_w, int64[2] sizes = {2,4},
+ int64[6] ones = {1,1,1,1,1,1}>
+{
+    cls = Conv (image, cls_w, cls_b)
+    PARTS
+    boxes = Conv (image, box_w)
+}
+"""
+
+BLOCKS = """few, many = Split <axis = 1> (cls, sizes)
+    a = Sigmoid (few)
+    b = Sigmoid (many)
+    scores = Concat <axis = 1> (a, b)"""
+
+SINGLES = """c0, c1, c2, c3, c4, c5 = Split <axis = 1> (cls, ones)
+    s0 = Sigmoid (c0)
+    s1 = Sigmoid (c1)
+    s2 = Sigmoid (c2)
+    s3 = Sigmoid (c3)
+    s4 = Sigmoid (c4)
+    s5 = Sigmoid (c5)
+    scores = Concat <axis = 1> (s0, s1, s2, s3, s4, s5)"""
+
+
+@pytest.mark.parametrize("keep", [[1, 3], [3, 1], [5, 2, 0]])
+@pytest.mark.parametrize("parts", [BLOCKS, SINGLES], ids=["blocks", "singles"])
+def test_scores_that_are_activated_apart_are_joined_in_the_new_order(
+    parts: str, keep: list[int]
+) -> None:
+    model = from_text(APART.replace("PARTS", parts))
+    cut = hc.cut(model, keep, labels=list("abcdef"), provider="cpu")
+    assert cut.verdict, cut.verdict.lines()
+    feed = {"image": np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)}
+    before, after = (run(each, feed)[0] for each in (model, cut.model))
+    np.testing.assert_allclose(after, before[:, keep], rtol=1e-5)
+
+
+@pytest.mark.parametrize("scores", ["renormalized", "exact"])
+def test_classes_that_would_change_from_one_part_to_another_are_refused(scores: Any) -> None:
+    model = from_text(APART.replace("PARTS", BLOCKS))
+    asked: dict[str, Any] = {"labels": list("abcdef"), "scores": scores, "validation": False}
+    with pytest.raises(hc.GraphRefused, match=r"moved as|change places"):
+        hc.cut(model, [3, 1, 2], **asked)
+    cut = hc.cut(model, [4, 0], **asked).model
+    feed = {"image": np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)}
+    np.testing.assert_allclose(run(cut, feed)[0], run(model, feed)[0][:, [4, 0]], rtol=1e-5)

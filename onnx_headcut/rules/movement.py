@@ -369,7 +369,23 @@ def concat(view: View) -> Outcome:
         else:
             shape = view.old[i].shape or view.shape(i)
             ids.append(np.full(view.shape(i)[axis] if shape[axis] is None else shape[axis], NONE))
-    return Outcome([Labels(axis, np.concatenate(ids))])
+    return Outcome([Labels(axis, np.concatenate(ids))], _in_order(view, ids))
+
+
+def _in_order(view: View, ids: Sequence[Ints]) -> list[ed.Edit]:
+    """Inputs in the order of the classes that they hold, each in its own; refused where none does."""
+    starts = np.cumsum([0, *map(len, ids)]).tolist()
+    left = [view.take(part) + start for part, start in zip(ids, starts, strict=False)]
+    wanted = view.take(np.concatenate(ids))
+    if np.array_equal(np.concatenate(left), wanted):
+        return []
+    place = places(wanted)
+    order = tuple(sorted((i for i, part in enumerate(left) if len(part)),
+                         key=lambda i: place.get((int(left[i][0]), 0), 0)))  # fmt: skip
+    if not np.array_equal(np.concatenate([left[i] for i in order]), wanted):
+        view.refuse("kept classes would have to change places from one of its inputs to another",
+                    "keep the classes in the order in which they are in the model")  # fmt: skip
+    return [ed.KeepInputs(view.place, order)]
 
 
 def _stack(view: View, labels: Labels) -> Outcome:
