@@ -10,7 +10,7 @@ import onnx
 import pytest
 from conftest import dealt
 from exported import unmatched
-from patterns import GATHER, PATTERNS, REFUSED, Pattern, branches, pictures, run
+from patterns import GATHER, PATTERNS, REFUSED, Pattern, branches, changed, pictures, run
 
 import onnx_headcut as hc
 
@@ -112,6 +112,29 @@ def test_a_number_that_is_no_label_is_not_renumbered(op: str) -> None:
         cut_of(pattern, [4, 1])
 
     assert caught.value.op == "Concat"
+
+
+GROUPS = changed(
+    PATTERNS["background_split_off"](),
+    ("nothing, scores = Split", "nothing, few, more = Split"),
+    ("(probs, parts)", "(probs, parts)\n      scores = Concat <axis = 2> (few, more)"),
+    ("int64[2] parts = {1, 5}", "int64[3] parts = {1, 2, 3}"),
+)
+"""Classes in two groups, [1, 2] and [3, 4, 5], that are joined again."""
+
+
+@pytest.mark.parametrize("keep", [[5, 4, 3, 2, 1], [4, 5, 1], [2, 3], [2, 1, 4, 3]])
+def test_groups_of_classes_are_joined_in_the_new_order(keep: list[int]) -> None:
+    cut = cut_of(GROUPS, keep).model
+    for feeds in pictures():
+        for got, wanted in zip(run(cut, feeds), GROUPS.expected(keep, feeds), strict=True):
+            same(GROUPS, got, wanted)
+
+
+@pytest.mark.parametrize("keep", [[4, 1, 3], [1, 3, 2]])
+def test_an_order_that_takes_groups_apart_is_refused(keep: list[int]) -> None:
+    with pytest.raises(hc.GraphRefused, match=r"change places|cannot be moved"):
+        cut_of(GROUPS, keep)
 
 
 @pytest.mark.parametrize("keep", [0, 2, 5])
