@@ -41,8 +41,8 @@ EXAMPLE_BATCH = 2
 EXAMPLE_ROWS = 7
 """Rows that an op is taken to find in the picture (NonZero, NonMaxSuppression)."""
 
-OTHER_ROWS = 11
-"""And in another picture: extents that are the same for both do not depend on what is found."""
+OTHER_ROWS = (11, 5)
+"""And in other pictures: extents that are the same in all do not depend on what is found."""
 
 FINDING = frozenset({"NonZero", "NonMaxSuppression", "Compress", "Unique", "If", "Loop"})
 """Ops with as many rows as they find; for the others, unknown extents follow from these."""
@@ -74,8 +74,9 @@ class Analysis:
     def smaller(self) -> Analysis | None:
         """The same for smaller pictures and more of them, as far as the graph takes such.
 
-        None where no extent of any input is dynamic. What is reckoned from an example may be so in
-        that example alone: what a cut is based on has to be so here, too.
+        And with another number of rows found in them; None where no extent of any input is left
+        open. What is reckoned from an example may be so in that example alone: what a cut is based on
+        has to be so here, too.
         """
         return self._elsewhere([(1, _smaller), (1, _larger), (1, int), (0, _smaller), (0, _larger)])
 
@@ -88,7 +89,7 @@ class Analysis:
         if not self.shapes:
             return None
         scope, shapes = _otherwise(self.main, self.interpreter, self.shapes, self.unknown,
-                                   [*ways, (0, int)], EXAMPLE_ROWS)  # fmt: skip
+                                   [*ways, (0, int)], OTHER_ROWS[1])  # fmt: skip
         if shapes == self.shapes:
             return None
         scope.otherwise = lambda: self.main.twin
@@ -130,7 +131,7 @@ def analyse(
     best.unknown = fewest
     known, bound = best.main, best.shapes  # not the analysis itself, which would hold what holds it
     doubled: list[Way] = [(2, _doubled), (2, int), (0, int)]
-    known.otherwise = lambda: _otherwise(known, interpreter, bound, fewest, doubled, OTHER_ROWS)[0]
+    known.otherwise = lambda: _otherwise(known, interpreter, bound, fewest, doubled, OTHER_ROWS[0])[0]
     return best
 
 
@@ -250,6 +251,7 @@ def infer_all(
     again.
     """
     graph = scope.graph
+    scope.rows = rows
     declared = {v.name: of_type(v.type) for v in [*graph.value_info, *graph.output]}
     for value in () if keep_inputs else graph.input:
         fact = of_type(value.type)
@@ -417,7 +419,7 @@ def stacked_facts(
     return facts
 
 
-def with_rows(fact: Fact, rows: int = EXAMPLE_ROWS) -> Fact:
+def with_rows(fact: Fact, rows: int) -> Fact:
     """Extents that depend on what is found in the picture, taken as ``rows``."""
     if fact.shape is None:
         return fact

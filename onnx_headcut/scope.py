@@ -42,6 +42,8 @@ class Scope:
     """Of the body of a Loop or Scan: how often it runs, where that is known."""
     fixed: dict[str, bool] = field(default_factory=dict)
     """What `is_fixed` found."""
+    rows: int = 0
+    """How many rows ops are taken to find in this example's pictures (NonZero, NonMaxSuppression)."""
     otherwise: Callable[[], Scope] | None = None
     """Of the main graph: makes the same scope for other example extents."""
     _twin: Scope | None = None

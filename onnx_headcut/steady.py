@@ -1,8 +1,8 @@
-"""A plan has to hold for every batch and every size of the picture, not for the example alone.
+"""A plan has to hold for every batch, every picture and every size of it, not for the example alone.
 
-What is known of a dynamic graph is known of an example of its inputs: a width may happen to be the
-class count there, a batch of one be squeezed away. So a trace is made again for other extents, and
-has to find the same edits; what differs is refused.
+What is known of a dynamic graph is known of an example of its inputs: a width, or how many rows are
+found, may happen to be the class count there, a batch of one be squeezed away. So a trace is made again
+for other extents, and has to find the same edits; what differs is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnx_headcut import edits as ed
 from onnx_headcut.errors import GraphRefused, TooFew
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.plan import Found, OutputClasses
@@ -39,7 +39,7 @@ def hold(here: Analysis, found: Found, again: Callable[[Analysis], Found]) -> No
             with _elsewhere(here, other):
                 _check(here.main, found, again(other))
         except TooFew as error:
-            found.trace.notes.append(f"with {_told(other.shapes)}: {error.what}")
+            found.trace.notes.append(f"with {_told(other)}: {error.what}")
             other = here.larger if other is here.smaller else None
         else:
             return
@@ -53,7 +53,7 @@ def _elsewhere(here: Analysis, there: Analysis) -> Iterator[None]:
     except TooFew:
         raise
     except GraphRefused as error:
-        told = f"the cut would be right for {_told(here.shapes)} only. With {_told(there.shapes)}, "
+        told = f"the cut would be right for {_told(here)} only. With {_told(there)}, "
         refused = GraphRefused(told + error.what, advice=ADVICE)
         refused.node, refused.op, refused.path = error.node, error.op, error.path
         raise refused from error
@@ -86,5 +86,6 @@ def _differing(scope: Scope, edit: ed.Edit | None, other: ed.Edit | None) -> Gra
     )
 
 
-def _told(shapes: Mapping[str, Sequence[int]]) -> str:
-    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
+def _told(example: Analysis) -> str:
+    shapes = example.shapes.items()
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes)

@@ -233,7 +233,8 @@ class Trace:
         """Facts of a node's outputs in the cut graph, with all edits of it collected so far."""
         edits = self.by_place.get(view.place, ())
         if (view.place, 0) in self.bodies:
-            return [with_rows(self.bodies[view.place, j]) for j in range(len(view.node.output))]
+            found = [self.bodies[view.place, j] for j in range(len(view.node.output))]
+            return [with_rows(f, view.scope.rows) for f in found]
         if has_bodies(view.node):
             # a body that sees detections only, as many of them as in the example
             return [view.scope.old(o) for o in view.node.output]
@@ -243,7 +244,8 @@ class Trace:
             if node.output != view.node.output:
                 named = dict(zip(node.output, facts, strict=True))
                 facts = [named.get(o, UNKNOWN) for o in view.node.output]
-            return [with_rows(f) for f in facts] if node.op_type in FINDING else facts
+            finds = node.op_type in FINDING
+            return [with_rows(f, view.scope.rows) for f in facts] if finds else facts
         except (InferenceError, ValueError, TypeError, KeyError) as error:
             reason = str(error).strip().splitlines()
             self._separate(view)

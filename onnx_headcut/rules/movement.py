@@ -20,6 +20,7 @@ from onnx_headcut import limits
 from onnx_headcut.arranging import numbers
 from onnx_headcut.labels import NONE, Labels, Rows, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
+from onnx_headcut.scope import is_fixed
 from onnx_headcut.view import Outcome
 
 if TYPE_CHECKING:
@@ -69,10 +70,35 @@ def movement(view: View) -> Outcome:
             made = dict(zip(node.output, after, strict=True))
             if all(w is None or np.array_equal(w, made.get(o, NOTHING))
                    for o, w in zip(view.node.output, wanted, strict=True)):  # fmt: skip
-                if proposal and view.op in {"Slice", "Gather"} and view.varies(0, labels.axis):
+                if (proposal or _at_stored_places(view, labels.axis)) and _follows(view, labels.axis):
                     view.refuse("its constants would have to follow the size of the picture")
                 return Outcome(marks, realise(view, proposal))
     view.refuse("the kept classes cannot be moved as the original moves them")
+
+
+def _follows(view: View, axis: int) -> bool:
+    """Whether it picks places of an axis whose extent depends on the picture."""
+    return view.op in {"Slice", "Gather"} and view.varies(0, axis)
+
+
+def _at_stored_places(view: View, axis: int) -> bool:
+    """Whether the places are stored, and not all of them: other pictures have others there."""
+    rank = view.rank(0)
+    if view.op == "Gather":
+        picked = view.attrs.get("axis", 0) % rank == axis
+        return picked and is_fixed(view.scope, view.node.input[1])
+    if view.op != "Slice":
+        return False
+    values = [view.attrs.get(name) for name in ("starts", "ends", "axes")]
+    if values[0] is None:
+        if not all(is_fixed(view.scope, name) for name in view.node.input[1:3]):
+            return False
+        values = [f.value for f in view.old[1:4]]
+    starts, ends, axes = (None if v is None else np.asarray(v).tolist() for v in [*values, None][:3])
+    at = list(range(rank)) if axes is None else [a % rank for a in axes]
+    bounds = dict(zip(at, zip(starts or (), ends or (), strict=True), strict=False))
+    start, end = bounds.get(axis, (0, np.iinfo(np.int64).max))
+    return bool(start != 0 or end < np.iinfo(np.int32).max)
 
 
 def _before(
