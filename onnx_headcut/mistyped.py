@@ -14,15 +14,22 @@ from onnx.shape_inference import InferenceError
 
 from onnx_headcut.errors import CallReached, GraphRefused, NoHead
 from onnx_headcut.interpreter import Interpreter
+from onnx_headcut.model import has_bodies
 from onnx_headcut.sweep import live
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.facts import Fact
+    from onnx_headcut.scope import Scope
+
+MIXED = (
+    "onnxruntime refuses such a graph, too: cast one of them, or convert the float model anew, with "
+    "this node on the converter's block list"
+)
 
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -32,38 +39,59 @@ def real_cause(error: GraphRefused, analysis: Analysis) -> GraphRefused:
     if isinstance(error, CallReached):
         return error  # what it calls is looked into
     kind = NoHead if isinstance(error, NoHead) else GraphRefused
-    scope, opset = analysis.main, analysis.interpreter.opsets[""]
-    used = live(scope.graph)
-    for node in scope.graph.node:
-        inputs = [scope.old(name) for name in node.input]
-        if node.domain not in {"", "ai.onnx"} or used.isdisjoint(node.output) or (
-            (node.domain, node.op_type) in analysis.interpreter.functions
-        ):  # fmt: skip
-            continue
-        wrong = _wrong(node, inputs, opset)
-        if wrong and all(scope.old(name).shape is None for name in node.output if name):
-            version = _first(node, inputs, opset)
-            when = f"before opset {version}" if version else "at any opset"
-            return kind(
-                f"{wrong} {when}, and the model imports {opset}: what it gives is not known, nor what"
-                f" lies behind it ({error.what})",
-                node=node.name or node.output[0],
-                op=node.op_type,
-                advice=_advice(node, version),
-            )
+    opset, functions = analysis.interpreter.opsets[""], analysis.interpreter.functions
+    for scope in _scopes(analysis.main):
+        used = live(scope.graph)
+        for node in scope.graph.node:
+            own = node.domain in {"", "ai.onnx"} and (node.domain, node.op_type) not in functions
+            if not own or used.isdisjoint(node.output) or has_bodies(node):
+                continue
+            inputs = [scope.old(name) for name in node.input]
+            wrong, advice = _wrong(node, inputs, opset)
+            if wrong:
+                where = node.name or node.output[0]
+                what = f"{wrong}, so that nothing behind it can be followed ({error.what})"
+                return kind(what, node=where, op=node.op_type, advice=advice)
     return error
 
 
-def _wrong(node: onnx.NodeProto, inputs: Sequence[Fact], opset: int) -> str:
-    """What ONNX does not have; "" for nothing, or where that cannot be told."""
+def _scopes(scope: Scope) -> Iterator[Scope]:
+    """Yield a graph's scope and those of its bodies."""
+    yield scope
+    for body in scope.children.values():
+        yield from _scopes(body)
+
+
+def _wrong(node: onnx.NodeProto, inputs: Sequence[Fact], opset: int) -> tuple[str, str]:
+    """What ONNX does not have, and what to do; "" for nothing, or where that cannot be told."""
     try:
         get_schema(node.op_type, opset, "")
     except SchemaError:
-        return f"ONNX has no {node.op_type}" if _first(node, inputs, opset) else ""
+        version = _first(node, inputs, opset)
+        said = f"ONNX has no {node.op_type} before opset {version}, and the model imports {opset}"
+        return (said, _advice(node, version)) if version else ("", "")
+    mixed = _mixed(node, inputs, opset)
+    if mixed:
+        return f"it reads {mixed} where ONNX wants one type", MIXED
     if _fits(node, inputs, opset) is not False:
-        return ""
+        return "", ""
     types = [TensorProto.DataType.Name(f.elem_type).lower() for f in inputs if f.elem_type]
-    return f"in ONNX it does not take {' and '.join(dict.fromkeys(types))}"
+    said = f"in ONNX it does not take {' and '.join(dict.fromkeys(types))}"
+    version = _first(node, inputs, opset)
+    when = f"before opset {version}, and the model imports {opset}" if version else "at any opset"
+    return f"{said} {when}", _advice(node, version)
+
+
+def _mixed(node: onnx.NodeProto, inputs: Sequence[Fact], opset: int) -> str:
+    """Types of inputs that ONNX wants to be of one; "" where there are no two."""
+    schema = get_schema(node.op_type, opset, "")
+    found: dict[str, dict[str, None]] = {}
+    for k, fact in enumerate(inputs):
+        known = schema.inputs[min(k, len(schema.inputs) - 1)] if schema.inputs else None
+        if known is not None and known.is_homogeneous and "(" not in known.type_str and fact.elem_type:
+            name = TensorProto.DataType.Name(fact.elem_type).lower()
+            found.setdefault(known.type_str, {})[name] = None
+    return next((" and ".join(types) for types in found.values() if len(types) > 1), "")
 
 
 def _fits(node: onnx.NodeProto, inputs: Sequence[Fact], opset: int) -> bool | None:

@@ -165,7 +165,9 @@ class Trace:
             counts.check(view)
         try:
             result = outcome(view, head)
-        except (IndexError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except RecursionError:
+            raise
+        except (IndexError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             view.refuse(f"its rule does not cover this use ({type(error).__name__}: {error})")
         for edit in result.edits:
             self.add(edit, view)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from conftest import from_text, tiny
 from onnx import TensorProto, helper, numpy_helper, version_converter
+from patterns import PATTERNS
 from variants import COLUMNS, KEEP, ORDER, picture, retyped, run, shapes, weights_behind
 
 import onnx_headcut as hc
@@ -181,3 +182,15 @@ def test_a_type_that_onnx_does_not_have_there_is_the_cause(
         hc.cut(from_text(text), [3, 1], background="first")
     assert way in caught.value.advice
     assert caught.value.node
+
+
+def test_an_op_of_two_types_is_the_cause() -> None:
+    """As float16 converters leave them where they cast a number, but not what it is compared with."""
+    model = PATTERNS["top_k_in_floats"]().model()
+    maker = next(n for n in model.graph.node if n.output[0] == "ratio")
+    model.graph.node.insert(0, helper.make_node("Cast", [maker.input[1]], ["half"], to=10))
+    maker.input[1] = "half"
+    with pytest.raises(hc.GraphRefused, match="float and float16 where ONNX wants one") as caught:
+        hc.cut(model, [4, 1, 3], validation=False, **PATTERNS["top_k_in_floats"]().told)
+    assert caught.value.node == maker.name
+    assert "block list" in caught.value.advice
