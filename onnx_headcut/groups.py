@@ -18,6 +18,9 @@ from onnx_headcut.ops import KEEPING, MOVING
 from onnx_headcut.provenance import NOTHING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from onnx_headcut.facts import Array
     from onnx_headcut.provenance import Flow
 
 ARITHMETIC = frozenset({"Exp", "Sub", "Div", "Tanh", "Pow"})
@@ -170,28 +173,55 @@ def groups_of(flow: Flow, value: str) -> list[Group]:
 
 def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
     origin = flow.origins[value]
-    known, kinds = flow.channels(origin.numbers), len(flow.histories)
-    key = (known >> flow.bits) * kinds + origin.history
-    key[known < 0] = NOTHING
-    lines, channels = np.moveaxis(key, axis, 0), np.moveaxis(known, axis, 0)
-    across = tuple(range(1, lines.ndim))
-    cuts = np.flatnonzero((lines[1:] != lines[:-1]).any(axis=across)) + 1
+    shape, history = origin.numbers.shape, origin.history
+    table = np.moveaxis(origin.numbers, axis, -1).reshape(-1, shape[axis])
+    past = None if isinstance(history, int) else np.moveaxis(history, axis, -1).reshape(table.shape)
+    turns = np.zeros(shape[axis] - 1, np.bool_)
+    for rows in _parts(table):
+        turns |= _turns(table[rows] >> flow.bits)  # along a class axis another place is another leaf
+        if past is not None:
+            turns |= _turns(np.where(table[rows] >= 0, past[rows], NOTHING))
     expected = flow.is_summed(value)
     groups: list[Group] = []
-    for start, stop in pairwise([0, *cuts.tolist(), len(lines)]):
-        keys = {k for k in set(lines[start].ravel().tolist()) if k != NOTHING}
-        if not keys:
+    for start, stop in pairwise([0, *(np.flatnonzero(turns) + 1).tolist(), shape[axis]]):
+        there = table[:, start] >= 0
+        if not there.any():
             continue
-        count = np.bincount(channels[start:stop].ravel() + 1)  # the first is of NOTHING
-        present = np.flatnonzero(count[1:])
+        leaves = np.unique(flow.leaf(table[there, start])).tolist()
+        steps = [history] if past is None else np.unique(past[there, start]).tolist()
         groups.append(
             Group(
-                value, axis, start, stop, origin.numbers.shape,
-                frozenset(k // kinds for k in keys), frozenset(present.tolist()),
-                max((flow.histories[k % kinds] for k in keys), key=len), expected,
+                value, axis, start, stop, shape, frozenset(leaves),
+                frozenset(_channels(flow, table, start, stop)),
+                max((flow.histories[k] for k in steps), key=len), expected,
             )
         )  # fmt: skip
     return groups
+
+
+def _parts(table: Array) -> Iterator[slice]:
+    """Rows of a table, as many at once as a processor's cache holds."""
+    rows = max((1 << 16) // table.shape[1], 1)
+    return (slice(k, k + rows) for k in range(0, len(table), rows))
+
+
+def _turns(table: Array) -> Array:
+    """Between which columns anything changes."""
+    differs: Array = (table[:, 1:] != table[:, :-1]).any(axis=0)
+    return differs
+
+
+def _channels(flow: Flow, table: Array, start: int, stop: int) -> list[int]:
+    """All channels in a run of columns, each row of which is of one leaf."""
+    low = (1 << flow.bits) - 1
+    found = np.zeros(len(flow.leaves) << flow.bits, np.bool_)
+    for rows in _parts(table):
+        part = table[rows, start:stop]
+        part = part[part[:, 0] >= 0]
+        first = flow.channels(part[:, :1]) & ~low
+        found |= np.bincount((first | (part & low)).ravel(), minlength=len(found)) > 0
+    channels: list[int] = np.flatnonzero(found).tolist()
+    return channels
 
 
 def on_sure_axes(groups: list[Group]) -> list[Group]:
