@@ -187,13 +187,13 @@ def _runs(flow: Flow, value: str, axis: int) -> list[Group]:
         there = table[:, start] >= 0
         if not there.any():
             continue
-        leaves = np.unique(flow.leaf(table[there, start])).tolist()
-        steps = [history] if past is None else np.unique(past[there, start]).tolist()
+        leaves = set(flow.leaf(table[there, start]).tolist())
+        steps = {history} if past is None else set(past[there, start].tolist())
         groups.append(
             Group(
                 value, axis, start, stop, shape, frozenset(leaves),
                 frozenset(_channels(flow, table, start, stop)),
-                max((flow.histories[k] for k in steps), key=len), expected,
+                max((flow.histories[k] for k in sorted(steps)), key=len), expected,
             )
         )  # fmt: skip
     return groups

@@ -7,7 +7,6 @@ and each element takes its label from where it ended up. It stops at nodes with 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -277,10 +276,16 @@ class _Walk:
         facts = [self.scope.old(n) for n in node.input]
         if any(f.value is None and n for n, f in list(zip(node.input, facts, strict=True))[1:]):
             self._refuse(node, "it moves class scores by what it finds in the picture")
-        out = self.interpreter.moved(node, facts)[0][list(node.output).index(value)]
+        at = list(node.output).index(value)
+        classes = np.full(shape, UNSEEN, np.int32)
+        seen = self.interpreter.run(node, [classes, *(f.value for f in facts[1:])])[at]
         ids = labels.ids.astype(np.int32)
-        spread = ids.reshape([-1 if a == labels.axis else 1 for a in range(out.ndim)])
-        classes = np.full(math.prod(shape), UNSEEN, np.int32)
+        spread = ids.reshape([-1 if a == labels.axis else 1 for a in range(seen.ndim)])
+        if node.op_type not in REPEATING and np.may_share_memory(seen, classes):
+            seen[...] = spread  # a view, mostly: what is written there is written here
+            return self._along(node, classes)
+        out = self.interpreter.moved(node, facts)[0][at]
+        classes = classes.reshape(-1)
         classes[out] = spread
         if node.op_type in REPEATING:
             # an element that several classes read (boxes copied for each class) belongs to none
