@@ -7,7 +7,9 @@ be without these rules.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +34,7 @@ import onnx_headcut as hc
 from onnx_headcut.edits import Replace
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import Option
-from onnx_headcut.rules import beside, companions, counts, neutral
+from onnx_headcut.rules import beside, companions, counts, filled, neutral
 from onnx_headcut.rules import branches as joined
 from onnx_headcut.rules.options import prune
 
@@ -476,3 +478,43 @@ def test_names_that_are_read_as_numbers_are_refused() -> None:
     with pytest.raises(GraphRefused, match="names of classes reach it") as refused:
         hc.cut(found.model(), [4, 2], **found.told, validation=False)
     assert refused.value.op == "Cast"
+
+
+def with_each_label(change: Callable[[str, str], str]) -> Pattern:
+    """Branches of which the label's node is written anew, given the class and what makes the label."""
+    found = PATTERNS["branches_with_constant_of_shape"]()
+    return replace(found, text=re.sub(r"l_(\d) = (ConstantOfShape .*)", lambda m: change(*m.groups()),
+                                      found.text))  # fmt: skip
+
+
+def test_numbers_of_rows_in_each_branch_stay_with_it() -> None:
+    found = with_each_label(lambda k, made: f"""l_{k} = {made}
+      nil_{k} = Constant <value = int64 {{0}}> ()
+      step_{k} = Constant <value = int64 {{1}}> ()
+      count_{k} = Squeeze (size_{k})
+      r_{k} = Range (nil_{k}, count_{k}, step_{k})""")  # fmt: skip
+    rows = ", ".join(f"r_{k}" for k in found.foreground)
+    text = found.text.replace("int64[K] labels,", "int64[K] labels, int64[K] rows,")
+    found = replace(found, text=f"{text.rstrip()[:-1]}\n rows = Concat <axis = 0> ({rows})\n}}")
+    assert hc.cut(found.model(), [4, 2], provider="cpu", **found.told).verdict
+
+
+def test_a_label_that_is_read_twice_again_and_again_is_reckoned_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def doubled(cls: str, made: str) -> str:
+        names = [f"g_{cls}_{i}" for i in range(11)]
+        steps = [f"{b} = Max ({a}, {a})" for a, b in pairwise(names)]
+        return "\n".join([f"{names[0]} = {made}", *steps, f"l_{cls} = Identity ({names[-1]})"])
+
+    found, seen = with_each_label(doubled), list[str]()
+    reckoned = filled._number
+
+    def counted(view: Any, scope: Any, name: str, *rest: Any) -> Any:
+        seen.append(name)
+        return reckoned(view, scope, name, *rest)
+
+    monkeypatch.setattr(filled, "_number", counted)
+    cut = hc.cut(found.model(), [4, 2], validation=False, **found.told)
+    assert {o.convention for o in cut.plan.outputs if o.name == "labels"} == {"column"}
+    assert 10 < len(seen) < 1000

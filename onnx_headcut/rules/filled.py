@@ -40,6 +40,9 @@ ROW_OPS = frozenset(
 
 ARITHMETIC = frozenset({*UNARY, *BROADCASTING, *rounding.OPS}) - ROW_OPS
 
+RUNNING = frozenset({"CumSum", "NonZero", "Range"})
+"""Ops that give every row a number of its own, and so no label."""
+
 OF_SHAPES = frozenset({"ConstantOfShape", "Shape", "Size"})
 """Ops of whose inputs no value is seen."""
 
@@ -192,6 +195,13 @@ def number(
     view: View, scope: Scope, name: str, changed: Mapping[Origin, Array], depth: int = 0
 ) -> Number | None:
     """The one number of a tensor that no picture changes, with other constants at some places."""
+    return _number(view, scope, name, changed, depth, {})
+
+
+def _number(
+    view: View, scope: Scope, name: str, changed: Mapping[Origin, Array], depth: int,
+    reckoned: dict[tuple[ed.Place, str], Number | None],
+) -> Number | None:  # fmt: skip
     maker = scope.home(name)
     if maker is None or depth > DEEPEST:
         return None
@@ -207,7 +217,10 @@ def number(
         value = scope.old(node.input[k]).value
         if value is not None and is_uniform(scope, node.input[k]):
             return stored(k, value)
-        return number(view, scope, node.input[k], changed, depth + 1)
+        key = scope.place, node.input[k]
+        if key not in reckoned:
+            reckoned[key] = _number(view, scope, node.input[k], changed, depth + 1, reckoned)
+        return reckoned[key]
 
     if node.op_type == "ConstantOfShape":
         return stored("value", fill_value(view, node))
@@ -234,14 +247,19 @@ def number(
             for values in ([None if p is None else p.value for p in parts],
                            [None if p is None else p.exact for p in parts])
         )  # fmt: skip
-    places = tuple(o for p in known for o in p.places)
-    return Number(made, places, tuple(v for p in known for v in p.stored), exact)
+    origins = {o: v for p in known for o, v in zip(p.places, p.stored, strict=True)}
+    return Number(made, tuple(origins), tuple(origins.values()), exact)
 
 
-def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
+Seen = set[tuple["ed.Place", str]]
+
+
+def is_filled(scope: Scope, name: str, depth: int = 0, seen: Seen | None = None) -> bool:
     """Whether all values of a tensor are stored numbers, whatever the picture; its size may follow."""
-    if is_fixed(scope, name):
+    seen = set() if seen is None else seen
+    if is_fixed(scope, name) or (scope.place, name) in seen:
         return True
+    seen.add((scope.place, name))
     maker = scope.home(name)
     if maker is None or depth > DEEPEST:
         return False
@@ -252,7 +270,7 @@ def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
     if node.op_type == "If":
         j = list(node.output).index(name)
         bodies = [scope.children[at, k] for k in range(2)]
-        return all(is_filled(b, b.graph.output[j].name, depth + 1) for b in bodies)
+        return all(is_filled(b, b.graph.output[j].name, depth + 1, seen) for b in bodies)
     if node.op_type == "Where":
         read = list(node.input[1:])
     elif node.op_type in ROW_OPS:
@@ -261,22 +279,24 @@ def is_filled(scope: Scope, name: str, depth: int = 0) -> bool:
         read = list(node.input)
     else:
         return False
-    return all(is_filled(scope, n, depth + 1) for n in read if n)
+    return all(is_filled(scope, n, depth + 1, seen) for n in read if n)
 
 
-def sees_no_picture(scope: Scope, name: str, depth: int = 0) -> bool:
+def sees_no_picture(scope: Scope, name: str, depth: int = 0, seen: Seen | None = None) -> bool:
     """Whether no value of the picture is in a tensor, by whatever ops; its size may follow."""
-    if is_fixed(scope, name):
+    seen = set() if seen is None else seen
+    if is_fixed(scope, name) or (scope.place, name) in seen:
         return True
+    seen.add((scope.place, name))
     maker = scope.home(name)
     if maker is None or depth > DEEPEST:
         return False
     scope, at = maker
     node = scope.graph.node[at]
-    if has_bodies(node):
+    if has_bodies(node) or node.op_type in RUNNING:
         return False
     return node.op_type in OF_SHAPES or all(
-        sees_no_picture(scope, n, depth + 1) for n in node.input if n
+        sees_no_picture(scope, n, depth + 1, seen) for n in node.input if n
     )
 
 
