@@ -57,8 +57,10 @@ class Located:
     """Whether boxes of the classes are among the sites, which no map may mix."""
     weighed: bool = False
     """Whether a softmax is multiplied behind, as by an objectness."""
-    of_pictures: bool = False
-    """Whether there is one row of scores for the whole picture, as a classifier gives."""
+    of_rows: bool = False
+    """Whether layers over rows make the scores (R-CNN, DETR), or there is one row for a picture."""
+    own_boxes: tuple[int, ...] = ()
+    """Layers over the same rows that give as many columns as boxes of each class have, by number."""
 
 
 def locate(
@@ -130,7 +132,9 @@ def _pull_all(seen: Seen, groups: list[Group], boxes: list[Group]) -> Located:
     evidence = describe(seen.flow, groups[0]) + said
     values = {i: analysis.main.graph.node[i].output[0] for i in heads}
     return Located(count, tuple(sites), heads, activation, evidence, values, tuple(fronts),
-                   bool(boxes), any(g.is_weighed for g in groups), seen.is_of_pictures)  # fmt: skip
+                   bool(boxes), any(g.is_weighed for g in groups),
+                   seen.is_of_pictures or any(map(seen.is_of_queries, groups)),
+                   seen.own_boxes(heads, count) if layout is None else ())  # fmt: skip
 
 
 def _behind_softmax(narrow: Sequence[Site], wide: Sequence[Site]) -> list[Site]:

@@ -11,7 +11,7 @@ from onnx_headcut.groups import describe, is_activated_later, name_of
 from onnx_headcut.pull import pull
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from onnx_headcut.analysis import Analysis
     from onnx_headcut.groups import Group
@@ -92,6 +92,19 @@ class Seen:
     def is_of_pictures(self) -> bool:
         """Whether each head gives one row for the whole picture, as that of a classifier does."""
         return all(leaf.places == 1 for leaf in self.flow.leaves)
+
+    def own_boxes(self, heads: Mapping[int, object], count: int) -> tuple[int, ...]:
+        """Layers over the rows of ``heads`` of four columns a class, with a background or without."""
+        leaves, nodes = self.flow.leaves, self.flow.scope.graph.node
+        grids = {leaf.grid for leaf in leaves if leaf.node in heads}
+        bins = {k for g in self.groups for k in g.leaves
+                if g.expected or any(s.startswith("Softmax") for s in g.steps)}  # fmt: skip
+        return tuple(
+            leaf.node for k, leaf in enumerate(leaves)
+            if k not in bins and leaf.node not in heads and leaf.grid in grids
+            and "Conv" not in nodes[leaf.node].op_type
+            and leaf.shape[leaf.axis] in {4 * count, 4 * (count - 1)} - {4}
+        )  # fmt: skip
 
     def is_inner(self, group: Group) -> bool:
         """Whether a further layer reads it and nobody else, as it does the values of attention."""

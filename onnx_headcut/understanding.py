@@ -133,6 +133,8 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
     try:
         located = locate(analysis, count=expected, heads=options.heads, layout=layout)
         make_plan(analysis, located, Selection(tuple(range(located.count)), located.count))
+        if located.own_boxes and not options.heads:
+            _refuse_boxes_left_behind(analysis, located)
     except GraphRefused as error:
         if record is not None and record.exact:
             error.advice = (
@@ -147,18 +149,35 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
     evidence = Evidence(found[0], _background_told(*found)) if found else None
     if evidence is None and record is not None and record.keep:
         evidence = record.evidence
-    of_picture = located.of_pictures and located.activation == "softmax"
+    unlike_ssd = located.of_rows and located.activation == "softmax"
     classes = resolve(
         located.count,
         names=names,
         background=options.background,
-        # a softmax times an objectness (YOLOv2) has no background, but others weigh theirs, too; that
-        # of a classifier has none, but TensorFlow's for ImageNet do
-        activation="none" if located.weighed or of_picture else located.activation,
+        # a softmax times an objectness (YOLOv2) has no background, but others weigh theirs, too; over
+        # rows it is the first (torchvision) or the last (Detectron2, DETR), and a classifier has none
+        activation="none" if located.weighed or unlike_ssd else located.activation,
         evidence=evidence,
         unsure=options.unsure,
     )
     return Understood(analysis, located, classes)
+
+
+def _refuse_boxes_left_behind(analysis: Analysis, located: Located) -> None:
+    """Refuse where an R-CNN gives out boxes of each class that no detection picks."""
+    fewer = tuple(k for k in range(located.count) if k != 1)  # no background is there
+    cut = make_plan(analysis, located, Selection(fewer, located.count)).heads
+    for i in located.own_boxes:
+        node = analysis.main.graph.node[i]
+        if i not in cut:
+            raise GraphRefused(
+                f"it makes a box for each of {located.count} columns, or for all but a background, and "
+                "nothing in the graph says which are whose",
+                node=node.name or node.output[0], op=node.op_type,
+                advice="cut a model whose detections pick their boxes themselves; to cut the scores "
+                "alone and leave the boxes of all classes as they are, name the layers of scores with "
+                "--head NODE",
+            )  # fmt: skip
 
 
 def _background_told(column: int | None, where: str) -> str:

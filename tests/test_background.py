@@ -80,7 +80,7 @@ UNRESOLVED = [
     (4, None, "9" * 5000, "softmax", None, "is not one of the head's columns"),
     (5, VACANT, "first", "softmax", None, "3 names (labels given) do not fit the head's 5 columns"),
     # count, names, declared, activation, evidence -> message
-    (4, None, None, "none", None, "raw scores, a softmax times an objectness, or one"),
+    (4, None, None, "none", None, "raw scores, a softmax times an objectness, and one"),
     (4, None, "4", "softmax", None, "--background 4 is not one of the head's columns, 0 to 3"),
     (4, None, "-1", "softmax", None, "--background -1 is not one"),
     (4, None, "bg", "softmax", None, "--background bg is not one"),

@@ -239,6 +239,44 @@ def test_of_stacked_layers_the_last_one_alone_is_read() -> None:
     assert found(net.model(scores, boxes)) == (9, {"scores"})
 
 
+def rows_of(net: Net) -> str:
+    """The features as rows [places, 8], as those of an R-CNN's proposals."""
+    turned = net.add("Transpose", net.features, perm=[0, 2, 3, 1])
+    return net.add("Reshape", turned, net.const([-1, 8]))
+
+
+def over(net: Net, rows: str, columns: int, name: str) -> str:
+    weight = net.const(net.noise.normal(size=(8, columns)), np.float32)
+    return net.add("MatMul", rows, weight, name=name)
+
+
+@pytest.mark.parametrize("background", [0, 1])
+@pytest.mark.parametrize("apart", [False, True])
+def test_boxes_of_each_class_over_rows_are_not_left_behind(background: int, *, apart: bool) -> None:
+    """As Detectron2 and torchvision give them: with the background's, or without."""
+    net = Net()
+    rows = rows_of(net)
+    scores = net.add("Softmax", over(net, rows, 7, "scores"), axis=1)
+    boxes = over(net, rows, 4 * (7 - background), "boxes")
+    if apart:
+        boxes = net.add("Reshape", boxes, net.const([36, -1, 4]))
+    model = net.model(scores, boxes)
+    with pytest.raises(hc.GraphRefused, match="it makes a box for each"):
+        found(model)
+    assert found(model, heads=["scores"]) == (7, {"scores"})
+
+
+def test_a_softmax_over_rows_is_not_assumed_to_have_its_background_first() -> None:
+    """Torchvision's R-CNNs have it first, Detectron2's and DETRs last."""
+    net = Net()
+    rows = rows_of(net)
+    model = net.model(net.add("Softmax", over(net, rows, 7, "scores"), axis=1),
+                      over(net, rows, 4, "boxes"))  # fmt: skip
+    with pytest.raises(hc.UsageError, match="over rows"):
+        hc.cut(model, "2, 1", validation=False)
+    assert hc.inspect(model, labels=list("abcdef"), background="last").classes.names[0] == "a"
+
+
 @pytest.mark.parametrize("places", [1, 36])
 def test_only_among_places_is_a_softmax_assumed_to_have_a_background(places: int) -> None:
     """A classifier's has none, or has one: nothing shows it."""

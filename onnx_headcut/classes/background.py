@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from onnx_headcut.labels import Activation
 
 _SAY_WHICH = (
-    "Say --background first (SSD, torchvision), last (DETR), none (every column is a class), "
-    "or the background's column."
+    "Say --background first (SSD, torchvision), last (Detectron2, DETR), none (every column is a "
+    "class), or the background's column."
 )
 
 
@@ -176,8 +176,8 @@ def _unlabelled(activation: Activation, *, unsure: bool = False) -> _Claim:
     if unsure:
         return _Claim(None, f"{UNKNOWN}: the scores do not show it; a cut asks for --background")
     raise UsageError(
-        "raw scores, a softmax times an objectness, or one softmax for a whole picture do not show "
-        "which column is the background",
+        "raw scores, a softmax times an objectness, and one over rows or for a whole picture do not "
+        "show which column is the background",
         advice=f"{_SAY_WHICH} Class names by --labels can tell, too.",
     )
 
