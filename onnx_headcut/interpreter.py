@@ -20,7 +20,7 @@ from onnx.shape_inference import InferenceError, infer_node_outputs
 from onnx_headcut.arranging import arranged, numbers
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.facts import UNKNOWN, Array, Fact, attributes, of_array, of_tensor, of_type, to_type
-from onnx_headcut.plain import MICROSOFT, plain
+from onnx_headcut.plain import MICROSOFT, PACKED, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -280,7 +280,7 @@ class Interpreter:
         if form is None:
             return []
         data = [inputs[s] for s in form.slots]
-        if node.op_type == "MatMulNBits":  # packed by blocks; its attributes say what it is
+        if node.op_type in PACKED:  # packed by blocks; its attributes say what it is
             sizes = attributes(node)
             if not {"K", "N"} <= sizes.keys():
                 return []  # onnx knows no schema by which it would have been refused

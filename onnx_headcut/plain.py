@@ -29,6 +29,9 @@ CAFFE2 = "org.pytorch._caffe2"
 LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
 """Domains of graphs whose tensors onnxruntime has laid out for the machine that saved them."""
 
+PACKED = frozenset({"MatMulBnb4", "MatMulNBits"})
+"""Ops whose weights' shape is said by their attributes ``K`` and ``N``."""
+
 FLAGS = ("channels_last", "transA", "transB", "transBatchA", "transBatchB")
 
 
@@ -69,6 +72,7 @@ FORMS: dict[tuple[str, str], Form] = {
     (MICROSOFT, "FusedGemm"): Form("Gemm", (0, 1, 2)),
     (MICROSOFT, "FusedMatMul"): Form("MatMul", (0, 1)),
     (MICROSOFT, "MatMulNBits"): Form("MatMul", (0, 1)),
+    (MICROSOFT, "MatMulBnb4"): Form("MatMul", (0, 1)),
     (MICROSOFT, "TransposeMatMul"): Form("MatMul", (0, 1)),
     # element by element
     (MICROSOFT, "QLinearAdd"): Form("Add", (0, 3)),

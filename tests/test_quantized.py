@@ -312,6 +312,39 @@ def test_a_mistake_in_any_tensor_of_a_head_is_found(name: str) -> None:
         assert not hc.validate(model, wrong, ["fox", "dog"], labels=NAMES, provider="cpu"), key
 
 
+BNB4 = Case(
+    "P = com.microsoft.MatMulBnb4 <K=32, N=N, block_size=16, quant_type=1> (x, P_w, P_s)",
+    lambda noise, n: {"P_w": ints(noise, n * 16, dtype=np.uint8), "P_s": scales(noise, n * 2)},
+    {}, data="float[2,32]", result="float[2,N]",
+)  # fmt: skip
+
+
+def test_rows_of_bitsandbytes_are_laid_flat() -> None:
+    model = BNB4.model()
+    result = hc.cut(model, ["fox", "dog"], labels=NAMES, provider="cpu")
+    assert result.verdict
+    before, after = stored(model), stored(result.model)
+    for key, each in (("scores_w", 16), ("scores_s", 2)):
+        wanted = before[key].reshape(6, each)[list(ROWS)]
+        assert after[key].tobytes() == wanted.tobytes()
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(result.model)
+        del wrong.metadata_props[:]
+        tensor = next(t for t in wrong.graph.initializer if t.name.startswith(key))
+        swapped = wanted[[0, 2, 1]].ravel()
+        tensor.CopyFrom(numpy_helper.from_array(swapped, tensor.name))
+        assert not hc.validate(model, wrong, ["fox", "dog"], labels=NAMES, provider="cpu"), key
+    feed = {"x": np.random.default_rng(1).normal(size=(2, 32)).astype(np.float32)}
+    np.testing.assert_array_equal(run(result.model, feed)[0], run(model, feed)[0].take(ROWS, 1))
+
+
+def test_blocks_of_bitsandbytes_across_classes_are_refused() -> None:
+    across = dataclasses.replace(BNB4, text=BNB4.text.replace("block_size=16", "block_size=64"))
+    with pytest.raises(GraphRefused, match="lie across classes") as caught:
+        hc.cut(across.model(), ["fox", "dog"], labels=NAMES, validation=False)
+    assert "MatMulNBits" in caught.value.advice
+
+
 def test_scales_of_packed_blocks_follow_their_rows() -> None:
     model = CASES["MatMulNBits"].model()
     cut = hc.cut(model, ["fox", "dog"], labels=NAMES, validation=False).model

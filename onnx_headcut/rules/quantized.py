@@ -95,6 +95,8 @@ def cut_head(view: View, labels: Labels) -> Outcome:
         return heads.cut_head(view, labels)
     if view.op == "MatMulNBits":
         return n_bits(view, labels)
+    if view.op == "MatMulBnb4":
+        return bnb4(view, labels)
     result = heads.cut_head(PlainView(view, form), labels, form.swapped)
     edits = list(result.edits)
     take = view.take(labels.ids)
@@ -137,4 +139,21 @@ def n_bits(view: View, labels: Labels) -> Outcome:
     return Outcome([labels], edits)
 
 
-__all__: Sequence[str] = ["PlainView", "cut_head", "n_bits", "shown"]
+def bnb4(view: View, labels: Labels) -> Outcome:
+    """MatMulBnb4: rows and their blocks' largest values laid flat, without zero points."""
+    across, size = view.attrs["K"], view.attrs["block_size"]
+    if across % size or across % 2 or not view.attrs.get("transB", 1):
+        view.refuse(
+            f"its blocks of {size} weights lie across classes, which have {across} each",
+            "quantize it with a block size that divides them, or to MatMulNBits",
+        )
+    take = view.take(labels.ids)
+    edits = [view.set("N", len(take))]
+    for slot in (1, 2):
+        each = int(view.shape(slot)[0]) // len(labels.ids)
+        rows: Ints = (take[:, None] * each + np.arange(each)).ravel()
+        edits += view.select(slot, 0, rows)
+    return Outcome([labels], edits)
+
+
+__all__: Sequence[str] = ["PlainView", "bnb4", "cut_head", "n_bits", "shown"]
