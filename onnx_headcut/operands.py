@@ -99,7 +99,11 @@ def _select_through(
         rank = len(scope.old(node.input[0]).shape or ())
         scales = scope.old(node.input[1]).shape or ()
         if attrs.get("block_size", 0) and attrs.get("axis", 1) % rank == axis:
-            return None  # blocks of several channels have one scale
+            trace.notes.append(
+                f"DequantizeLinear {node.name or node.output[0]!r} has one scale for blocks of "
+                f"{attrs['block_size']} classes: the kept ones' weights are stored in float"
+            )
+            return None
         edits = select(trace, scope, maker, 0, axis, take)
         if attrs.get("block_size", 0):
             pairs = [(k, axis) for k in range(1, len(node.input)) if node.input[k]]

@@ -345,6 +345,21 @@ def test_blocks_of_bitsandbytes_across_classes_are_refused() -> None:
     assert "MatMulNBits" in caught.value.advice
 
 
+def test_blocks_of_several_classes_are_stored_in_float_and_it_is_said() -> None:
+    model = parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (float[2,8] x) => (float[2,6] scores, float[2,4] boxes) <float[8,4] v> {
+          d = DequantizeLinear <axis = 1, block_size = 4> (w, s)
+          l = MatMul (x, d)  scores = Softmax <axis = 1> (l)  boxes = MatMul (x, v) }""")
+    noise = np.random.default_rng(0)
+    del model.graph.value_info[:]
+    for name, value in (("w", ints(noise, 8, 6)), ("s", scales(noise, 16).reshape(8, 2)),
+                        ("v", noise.normal(size=(8, 4)).astype(np.float32))):  # fmt: skip
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    result = hc.cut(model, [4, 1], background="first", provider="cpu")
+    assert result.verdict
+    assert any("one scale for blocks of 4 classes" in note for note in result.plan.notes)
+
+
 def test_scales_of_packed_blocks_follow_their_rows() -> None:
     model = CASES["MatMulNBits"].model()
     cut = hc.cut(model, ["fox", "dog"], labels=NAMES, validation=False).model
