@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 from onnx import helper, numpy_helper, parser
 
-from onnx_headcut import cli, console
+from onnx_headcut import cli, console, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -166,6 +166,14 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that no test changes: background + cat, dog, cow, hen, fox."""
     path = tmp_path_factory.mktemp("models") / "tiny.onnx"
     onnx.save(tiny(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cut_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, cut to one class; no test changes it, either."""
+    path = tmp_path_factory.mktemp("cut") / "small.onnx"
+    cut(model_path, "cat", path, validation=False)
     return path
 
 

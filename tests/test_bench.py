@@ -12,7 +12,6 @@ import pytest
 from conftest import Done, run_cli
 from onnx import parser
 
-from onnx_headcut import cut
 from onnx_headcut.bench import measure, worker
 from onnx_headcut.bench.stages import BACKBONE, BEHIND, BESIDE, HEADS, Stages
 from onnx_headcut.bench.worker import peak_memory, read_durations
@@ -22,13 +21,6 @@ from onnx_headcut.validation.synthetic import synthetic
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def cut_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cut") / "small.onnx"
-    cut(model_path, "cat", path, validation=False)
-    return path
 
 
 def test_a_cut_is_timed_against_its_original(model_path: Path, cut_path: Path) -> None:

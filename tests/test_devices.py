@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-@pytest.fixture(scope="module")
-def cut_path(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cut") / "small.onnx"
-    cut(model_path, "cat", path, validation=False)
-    return path
-
-
 # ------------------------------------------------------------------ onnxruntime's own, on stubs
 
 
