@@ -66,6 +66,9 @@ def as_deployed(
 
 def _match(group: d.Group, exact: Mapping[str, Array], outputs: Mapping[str, Array]) -> d.Match | None:
     """Match one group's rows, image by image put under each other; None where they do not fit it."""
+    both = [[v[name].shape[: group.axis + 1] for name in group.outputs] for v in (exact, outputs)]
+    if any(len(set(extents)) > 1 for extents in both):
+        return None  # rows that do not correspond: the comparison has told of that, too
     before, after = (d.stack(group.rows(values)) if group.outputs else np.zeros((0, 0))
                      for values in (exact, outputs))  # fmt: skip
     close = Tolerance(_NEAR, _NEAR)

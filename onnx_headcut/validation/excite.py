@@ -31,6 +31,7 @@ _BACKGROUND_SPREAD = 0.1
 # Where a background fills all slots: it is held below every class, and a softmax beside it gives
 # 0.6 to 0.8 for a class that is quiet, and 0.99 for one that is excited.
 _LOW, _LOW_QUIET = -4.0, -3.5
+_SCATTER = 3.0  # deviation of the best scores: half of them between 0.1 and 0.9
 _LEAST = 24  # positions excited at the lowest density
 DENSITIES = (0.0, 0.1, 1.0)
 
@@ -129,17 +130,24 @@ class Exciter:
         """Say after how many turns each class has had its place in a site."""
         return -(-len(self.classes) // len(self._chosen(site, density)))
 
-    def noise(self, seed: int, *, level: bool = False) -> list[Pattern]:
-        """Give every score a value of its own, of the usual size.
-
-        Where ``level``, the background is the best of them at about every other place.
-        """
+    def noise(self, seed: int) -> list[Pattern]:
+        """Give every score a value of its own, of the usual size."""
         rng = np.random.default_rng([self.seed, 99, seed])
-        patterns = [
+        return [
             rng.normal(0, 2, (s.others, s.times, self.columns.width)).astype(np.float32)
             for s in self.sites
         ]
-        if level and self.background is not None:
-            for pattern in patterns:
-                pattern[..., self.background] += 2 * np.sqrt(2 * np.log(len(self.columns.order)))
+
+    def scattered(self) -> list[Pattern]:
+        """Noise in which the best class of a place is a good one here and a poor one there.
+
+        A background is at 0 on average, and wins about every other place.
+        """
+        patterns = []
+        best = 2 * np.sqrt(2 * np.log(len(self.columns.order)))  # of normal numbers, about
+        for index, noise in enumerate(self.noise(0)):
+            rng = np.random.default_rng([self.seed, index, 3])
+            of_place = rng.normal(-best, _SCATTER, (*noise.shape[:2], 1)).astype(np.float32)
+            classes = np.arange(self.columns.width) != self.background
+            patterns.append(noise + np.where(classes, of_place, np.float32(0)))
         return patterns

@@ -206,6 +206,11 @@ class Pair:
         deployed = self.deployed
         self.deployed_outputs = guard(lambda: deployed.run(feed.feed))
         self.cut_state = guard(lambda: self.cut.base(feed.feed))
+        for site, own in zip(self.original.sites, self.cut.sites, strict=True):
+            there = places(site, self.state.scores[site.value]).others
+            here = places(own, self.cut_state.scores[own.value]).others
+            if here != there:
+                raise CutBroken(f"{own.value!r}: scores at {here} places in the cut, not at {there}")
         return True
 
     @property
