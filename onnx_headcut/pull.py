@@ -44,6 +44,9 @@ KEEPING_PLACES = frozenset({*elementwise.RULES, "Softmax", "LogSoftmax", "Sigmoi
 """Ops whose outputs have the classes where their first input has them."""
 
 
+_NAME_THEM = "name the class layers with --head NODE, or report the model's exporter"
+
+
 @dataclass
 class Pulled:
     """Heads by node number with the labels of their output, and the sites on the way.
@@ -301,7 +304,13 @@ class _Walk:
             if len(unread) == 1 and unread[0] in {0, n - 1} and n > 2:
                 self.result.wider.append((value, axis, n))
             elif len(unread) and len(np.unique(ids)) > 2:
-                self._refuse(node, f"it is over {n} columns, of which {len(unread)} are no classes")
+                self._refuse(
+                    node,
+                    f"it is over {n} columns, of which {len(unread)} come out as no class: the "
+                    "background may be among them, and nothing shows which it is",
+                    f"cut a model exported with all {n} columns (COCO's 91, say, where 80 of them were "
+                    "picked); a cut leaves out what is not wanted",
+                )
 
     def join_branches(self) -> None:
         """Note classes where they were taken apart, if each goes through a sigmoid of its own.
@@ -360,7 +369,7 @@ class _Walk:
         along = classes[tuple(slice(None) if a == axes[0] else 0 for a in range(classes.ndim))]
         return Labels(axes[0], along.astype(np.int64))
 
-    def _refuse(self, node: onnx.NodeProto, what: str) -> NoReturn:
+    def _refuse(self, node: onnx.NodeProto, what: str, advice: str = _NAME_THEM) -> NoReturn:
         if (node.domain, node.op_type) in self.interpreter.functions:
             raise CallReached(
                 "class scores come through a local function",
@@ -372,5 +381,5 @@ class _Walk:
             what,
             node=node.name or node.output[0],
             op=node.op_type,
-            advice="name the class layers with --head NODE, or report the model's exporter",
+            advice=advice,
         )

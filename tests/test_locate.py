@@ -290,3 +290,13 @@ def test_only_among_places_is_a_softmax_assumed_to_have_a_background(places: int
     with pytest.raises(hc.UsageError, match="whole picture"):
         hc.cut(model, "2, 1", validation=False)
     assert hc.cut(model, "2, 1", background="none", provider="cpu").verdict
+
+
+def test_a_softmax_of_which_several_columns_come_out_nowhere_is_refused() -> None:
+    """COCO's 91 columns, of which an exporter picks 80: which of the others is the background?"""
+    net = Net()
+    scores = net.add("Softmax", net.head("scores", 9), axis=2)
+    picked = net.add("Gather", scores, net.const([1, 2, 4, 5, 7]), axis=2)
+    with pytest.raises(hc.GraphRefused, match="over 9 columns, of which 4") as refused:
+        found(net.model(picked, net.head("boxes", 4)))
+    assert "all 9 columns" in refused.value.advice
