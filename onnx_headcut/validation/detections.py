@@ -360,13 +360,13 @@ def moved(group: Group, expected: Floats, got: Floats, found: Match) -> int:
     place = _box_columns(group)
     if not place or not found.missing or not found.extra:
         return 0
-    left, free, count = expected[list(found.missing)], list(found.extra), 0
-    for row in left:
-        shared = [_shared(row[place], got[j, place]) for j in free]
-        same = [(got[j, list(group.labels)] == row[list(group.labels)]).all() for j in free]
-        near = [s if ok else 0.0 for s, ok in zip(shared, same, strict=True)]
-        if near and max(near) >= 0.5:
-            free.pop(int(np.argmax(near)))
+    labels = list(group.labels)
+    free, count = got[list(found.extra)], 0
+    for row in expected[list(found.missing)]:
+        same = (free[:, labels] == row[labels]).all(1)
+        near = np.where(same, _shared(row[place], free[:, place]), 0.0)
+        if near.max(initial=0.0) >= 0.5:
+            free = np.delete(free, near.argmax(), 0)
             count += 1
     return count
 
@@ -380,12 +380,14 @@ def _box_columns(group: Group) -> list[int]:
     return []
 
 
-def _shared(a: Floats, b: Floats) -> float:
-    """Intersection over union of two boxes, whichever of x and y comes first."""
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    inner = float(np.prod(np.maximum(sides, 0)))
-    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - inner
-    return inner / union if union > 0 else 0.0
+def _shared(box: Floats, others: Floats) -> Floats:
+    """Intersection over union of a box and each of others, whichever of x and y comes first."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+        inner = np.maximum(sides, 0).prod(1)
+        union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - inner
+        shared = inner / np.where(union > 0, union, 1)
+    return np.where((union > 0) & np.isfinite(shared), shared, 0.0)
 
 
 def _ranking(rows: Floats) -> npt.NDArray[np.int64]:
