@@ -82,7 +82,7 @@ def _checked(seen: Seen, kind: str, chosen: list[Group], *, named: bool) -> list
         beside.refuse_unexplained()
     if kind == "softmax":
         return chosen
-    if beside.is_alone and not named:  # nothing shows that they are no boxes
+    if beside.is_alone and not named and not seen.heads:  # nothing shows that they are no boxes
         seen.refuse(chosen)
     if named:
         return [_without_objectness(seen, g, beside.rest) for g in chosen]

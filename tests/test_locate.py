@@ -300,3 +300,14 @@ def test_a_softmax_of_which_several_columns_come_out_nowhere_is_refused() -> Non
     with pytest.raises(hc.GraphRefused, match="over 9 columns, of which 4") as refused:
         found(net.model(picked, net.head("boxes", 4)))
     assert "all 9 columns" in refused.value.advice
+
+
+def test_scores_alone_are_cut_where_their_layer_is_named() -> None:
+    """A classifier without a softmax: plain columns with nothing beside them."""
+    net = Net()
+    pooled = net.add("GlobalAveragePool", net.features)
+    model = net.model(net.add("Flatten", net.conv(pooled, 7, name="scores")))
+    with pytest.raises(hc.GraphRefused, match="nothing shows"):
+        found(model)
+    assert found(model, heads=["scores"]) == (7, {"scores"})
+    assert hc.cut(model, "2, 1", heads=["scores"], background="none", provider="cpu").verdict

@@ -47,6 +47,9 @@ followed is refused with exit code 3 and the name of the node; nothing is cut in
 * **Class axis**: one column a class, anchors times classes (in either order), boxes and scores side by
   side on one axis, permutations of these.
 * **Scores**: raw, softmax or sigmoid; the background first, last or absent.
+* **Beside detectors**: an image classifier is cut where `--background` says what its softmax has
+  (`--head`, too, for raw scores). Detectors of one class (faces with landmarks), maps of segmentation
+  behind a Resize, and scores against texts that are an input are refused: there is no column to cut.
 * **Exporters**: `models/exported/` holds graphs of real exporters, each with the graph that its
   framework exports for the kept classes.
 """
