@@ -308,7 +308,7 @@ def test_a_claimed_body_says_nothing_of_the_node_around_it() -> None:
 
 CLIPPED = """<ir_version: 8, opset_import: ["": 17]>
 tiny (float[1,3,4,4] x) => (float[1,K,C] scores)
-<float[8,3,1,1] w, float[8] b, float low = {0.0}, float high = {1.0}, float[12,8,1,1] cls_w,
+<float[8,3,1,1] w, float[8] b, float low = {-99.0}, float high = {99.0}, float[12,8,1,1] cls_w,
 float[12] cls_b, int64[3] to_cls = {1,-1,6}> {
     clipped = Clip (x, low, high)
     features = Conv (clipped, w, b)
@@ -320,11 +320,11 @@ float[12] cls_b, int64[3] to_cls = {1,-1,6}> {
 
 
 def test_a_bound_in_the_backbone_is_seen_where_no_number_shows_it() -> None:
-    """Synthetic pictures lie in [0, 1], so that a bound of 3 for 1 changes nothing they show."""
+    """Synthetic pictures lie within the bounds, so that 999 for 99 changes nothing they show."""
     before, told = from_text(CLIPPED, 0), {"labels": [*"abcdef"], "background": "none"}
     cut = hc.cut(before, [3, 1], validation=False, **told).model
     bound = next(t for t in cut.graph.initializer if t.name == "high")
-    bound.CopyFrom(numpy_helper.from_array(np.float32(3), "high"))
+    bound.CopyFrom(numpy_helper.from_array(np.float32(999), "high"))
 
     found = hc.validate(before, cut, provider="cpu", **told)
 
