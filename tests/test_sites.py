@@ -140,8 +140,9 @@ def test_scores_that_are_activated_apart_are_joined_in_the_new_order(
 def test_classes_that_would_change_from_one_part_to_another_are_refused(scores: Any) -> None:
     model = from_text(APART.replace("PARTS", BLOCKS))
     asked: dict[str, Any] = {"labels": list("abcdef"), "scores": scores, "validation": False}
-    with pytest.raises(hc.GraphRefused, match=r"moved as|change places"):
+    with pytest.raises(hc.GraphRefused, match=r"moved as|change places") as refused:
         hc.cut(model, [3, 1, 2], **asked)
+    assert "in the order in which they are in the model" in refused.value.advice
     cut = hc.cut(model, [4, 0], **asked).model
     feed = {"image": np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)}
     np.testing.assert_allclose(run(cut, feed)[0], run(model, feed)[0][:, [4, 0]], rtol=1e-5)

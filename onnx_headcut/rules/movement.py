@@ -21,7 +21,7 @@ from onnx_headcut.arranging import numbers
 from onnx_headcut.labels import NONE, Labels, Rows, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +36,8 @@ class PicksByIteration(Exception):
 
 
 NOTHING = np.zeros(0, np.int32)
+
+IN_ORDER = "keep the classes in the order in which they are in the model"
 
 FILL = -1
 """Number of an element that the op itself puts in (Pad)."""
@@ -73,7 +75,9 @@ def movement(view: View) -> Outcome:
                 if (proposal or _at_stored_places(view, labels.axis)) and _follows(view, labels.axis):
                     view.refuse("its constants would have to follow the size of the picture")
                 return Outcome(marks, realise(view, proposal))
-    view.refuse("the kept classes cannot be moved as the original moves them")
+    moves = list(view.sel.order) != sorted(view.sel.order)
+    view.refuse("the kept classes cannot be moved as the original moves them",
+                IN_ORDER if moves else GENERIC_ADVICE)  # fmt: skip
 
 
 def _follows(view: View, axis: int) -> bool:
@@ -409,8 +413,9 @@ def _in_order(view: View, ids: Sequence[Ints]) -> list[ed.Edit]:
     order = tuple(sorted((i for i, part in enumerate(left) if len(part)),
                          key=lambda i: place.get((int(left[i][0]), 0), 0)))  # fmt: skip
     if not np.array_equal(np.concatenate([left[i] for i in order]), wanted):
-        view.refuse("kept classes would have to change places from one of its inputs to another",
-                    "keep the classes in the order in which they are in the model")  # fmt: skip
+        view.refuse(
+            "kept classes would have to change places from one of its inputs to another", IN_ORDER
+        )
     return [ed.KeepInputs(view.place, order)]
 
 
