@@ -12,6 +12,7 @@ Which ops these are, onnxruntime itself says when it opens a model.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from onnx import helper, numpy_helper
 
 from onnx_headcut.errors import HeadcutError, InputError
 from onnx_headcut.validation import proof
+from onnx_headcut.validation.extents import of_kept
 from onnx_headcut.validation.lookups import lookup_problems
 from onnx_headcut.validation.pair import Model, load
 from onnx_headcut.validation.reference import expose, flow
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.labels import Site
     from onnx_headcut.validation.claims import Claims
-    from onnx_headcut.validation.inputs import NamedFeed
+    from onnx_headcut.validation.inputs import Feed, NamedFeed
 
     Array = npt.NDArray[Any]
 
@@ -300,6 +302,17 @@ class _Parts:
             old, new = (v[entrance.name] for v in values)
             if entrance.name not in scored and old.shape != new.shape:
                 self._restrict(entrance, old.shape, new.shape)
+            elif entrance.name in scored and old.dtype.kind in "iu" and old.shape == new.shape:
+                self._reckon(entrance, provider, feed)
+
+    def _reckon(self, entrance: _Entrance, provider: str, feed: Feed) -> None:
+        """Show what extents of the kept classes' scores would give, where it is reckoned from these."""
+        part = of_kept(self.old.proto, entrance.name, self.sites, self.columns.order)
+        if part is not None:
+            with suppress(HeadcutError):  # a stored shape counts all classes
+                session = open_session(part, provider=provider, external_data_dir=self.old.folder)
+                session.run(feed)
+                self.old.proto.CopyFrom(part)
 
     def _restrict(self, entrance: _Entrance, old: tuple[int, ...], new: tuple[int, ...]) -> None:
         differing = [a for a in range(len(old)) if len(old) == len(new) and old[a] != new[a]]
