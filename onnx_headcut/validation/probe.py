@@ -202,7 +202,7 @@ def _meaning(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) ->
         return Meaning("rows", shape, why="its size depends on the scores")
     elements = _elements(arrays, columns, has_dropped=has_dropped)
     if (elements == MIXED).any():
-        elements = _beside_classes(elements)
+        elements = _beside_classes(elements, columns)
     if (elements == MIXED).any():
         return Meaning("rows", shape, why="an element depends on several classes")
     if not ((elements >= 0) | (elements == DROPPED)).any():
@@ -217,15 +217,16 @@ def _meaning(arrays: Sequence[Array], columns: Columns, *, has_dropped: bool) ->
     return Meaning("dense", shape, tuple(ids), ids)
 
 
-def _beside_classes(elements: Ints) -> Ints:
-    """Elements in which what was made of several classes and stands beside them belongs to none.
+def _beside_classes(elements: Ints, columns: Columns) -> Ints:
+    """Elements in which what was made of several classes and stands beside each of them is of none.
 
     A column of the best scores beside those of each class, say: its values are compared as they are.
     """
     for axis in range(elements.ndim):
         lines = np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1)
         mixed = ((lines == MIXED) | (lines == SILENT)).all(1) & (lines == MIXED).any(1)
-        if mixed.any() and (lines[~mixed] >= 0).any() and not (lines[~mixed] == MIXED).any():
+        single = set(np.unique(lines[~mixed]).tolist())
+        if mixed.any() and MIXED not in single and single.issuperset(columns.classes):
             result = elements.copy()
             np.moveaxis(result, axis, 0)[mixed] = NONE
             return result
