@@ -43,6 +43,19 @@ def test_two_classes_swapped_in_half_precision_are_found() -> None:
     assert not hc.validate(model, cut, ["fox", "cat"], provider="cpu")
 
 
+@pytest.mark.parametrize(
+    "kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
+)
+def test_weights_that_are_no_numbers_are_refused_in_every_type(kind: int) -> None:
+    model = retyped(tiny(), kind)
+    tensor = next(t for t in model.graph.initializer if t.name == "cls1_w")
+    broken = numpy_helper.to_array(tensor).copy()
+    broken.flat[-1] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(broken, tensor.name))
+    with pytest.raises(hc.InputError, match="NaN"):
+        hc.cut(model, ["fox", "cat"], validation=False)
+
+
 def test_masks_stay_finite_in_every_type() -> None:
     for name, value in NEVER.items():
         if name.startswith("float"):
