@@ -45,6 +45,11 @@ def dealt(names: Iterable[str], kinds: Iterable[Any], each: int = 1) -> list[tup
     return [(name, next(turns)) for name in names for _ in range(each)]
 
 
+def some(names: Iterable[str], first: int = 0, step: int = 2) -> list[str]:
+    """Every name; by default each second from ``first`` on, or as ``step`` says."""
+    return [*names] if LONG else [*names][first::step]
+
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG
+from conftest import LONG, some
 from exactly import exact, same_bits, told
 from exported import PAIRS, arguments, load_pair, pictures, rows_of, run, unmatched
 from onnx import TensorProto, helper, numpy_helper
@@ -103,7 +103,7 @@ UNPROVED = {"scores_times_one_less_the_background"}
 """Where every score moves with the background's, so that no place is seen to be of one class."""
 
 
-@pytest.mark.parametrize("name", CUT if LONG else CUT[::2])
+@pytest.mark.parametrize("name", some(CUT, step=3))
 def test_validation_proves_every_pattern(name: str) -> None:
     pattern = PATTERNS[name]()
     classes = pattern.foreground

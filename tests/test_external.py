@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG, heavy, run_cli, saved
+from conftest import heavy, run_cli, saved, some
 from onnx import TensorProto, numpy_helper
 from patterns import PATTERNS, REFUSED
 from stored import KEEP, linux, locations, values, weights
@@ -118,7 +118,7 @@ def test_keeping_everything_takes_the_data_along(beside: Path, tmp_path: Path) -
     assert weights(tmp_path / "to" / "b.onnx") == weights(beside)
 
 
-@pytest.mark.parametrize("name", CUT if LONG else CUT[1::2])
+@pytest.mark.parametrize("name", some(CUT, 1, 4))
 def test_numbers_beside_the_model_are_as_good_as_those_in_it(name: str, tmp_path: Path) -> None:
     """Shapes, limits, label tables: every stored tensor and every Constant lies in a file."""
     pattern = PATTERNS[name]()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from conftest import LONG, Done, tiny
+from conftest import Done, some, tiny
 from patterns import PATTERNS, REFUSED
 from PIL import Image
 
@@ -66,7 +66,7 @@ def test_each_variant_is_the_single_run_byte_for_byte(
         assert variant["validation"] == json.loads(result.verdict.to_json())
 
 
-@pytest.mark.parametrize("name", CUT if LONG else CUT[::2])
+@pytest.mark.parametrize("name", some(CUT, step=4))
 def test_a_model_that_was_opened_once_is_cut_as_if_for_the_first_time(name: str) -> None:
     pattern = PATTERNS[name]()
     model, classes = pattern.model(), pattern.foreground
@@ -98,7 +98,7 @@ def test_paths_are_relative_to_the_recipe(
     assert done.code == 0, done.err
     (variant,) = json.loads(done.out)["variants"]
     assert variant["keep"] == [0, 2, 5]
-    assert variant["validation"]["feeds"] == ["a.npz"]
+    assert variant["validation"]["feeds"][0] == "a.npz"
     assert (elsewhere / variant["output"]).samefile(folder / "out" / "few.onnx")
     assert not list(elsewhere.iterdir())
 
