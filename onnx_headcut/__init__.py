@@ -7,6 +7,11 @@ The public API, imported on first touch so that ``import onnx_headcut`` costs no
     hc.inspect("detector.onnx")
     result = hc.cut("detector.onnx", "person, car", "small.onnx")
     hc.validate("detector.onnx", "small.onnx")
+
+Data flow one way: `storage` reads files and writes them, `graph` says what is known of a model,
+`heads` finds the class scores, `tracing` follows them by the `rules` and plans, `editing` makes the
+plan's edits, and `validation` holds the result against the original, by code of its own. `cutting`
+is where all of it comes together.
 """
 
 from __future__ import annotations

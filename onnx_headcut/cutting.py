@@ -7,20 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_headcut import model as files
-from onnx_headcut.apply import apply
 from onnx_headcut.classes import parse_map, read_cut_metadata
+from onnx_headcut.editing.apply import apply
 from onnx_headcut.errors import UsageError
 from onnx_headcut.feeding import Feeds, read_feeds, read_pictures
 from onnx_headcut.figures import Figures, Inspection, figures, inspection
 from onnx_headcut.fitted import doubt, fitted, proved, to_be_fitted
+from onnx_headcut.graph import model as files
+from onnx_headcut.graph.sanity import foreseen
 from onnx_headcut.handover import Subject, validated
 from onnx_headcut.labels import Selection
 from onnx_headcut.making import applied_model, folded, write_out
-from onnx_headcut.plan import Plan, make_plan
-from onnx_headcut.planning import Ids, Scores, applied_to, planned, recorded
-from onnx_headcut.sanity import foreseen
 from onnx_headcut.storage.lean import fill_all
+from onnx_headcut.tracing.plan import Plan, make_plan
+from onnx_headcut.tracing.planning import Ids, Scores, applied_to, planned, recorded
 from onnx_headcut.understanding import (
     ModelLike,
     Opened,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.facts import Fact
-    from onnx_headcut.view import Outcome, View
+    from onnx_headcut.graph.facts import Fact
+    from onnx_headcut.tracing.view import Outcome, View
 
 GROUP = "onnx_headcut.rules"
 """The group of entry points: each names a module with ``RULES``, or such a list itself."""
@@ -115,7 +115,7 @@ class Extensions:
 
     def used(self, proto: onnx.ModelProto) -> tuple[str, ...]:
         """The plugins from outside that have a rule for a node of the model, one line each."""
-        from onnx_headcut.walking import all_nodes  # noqa: PLC0415  onnx is needed only here
+        from onnx_headcut.graph.walking import all_nodes  # noqa: PLC0415  onnx is needed only here
 
         names = {self.origin(node) for node in all_nodes(proto)} if self._outside else set()
         return tuple(plugin.line for plugin in self.plugins if plugin.name in names)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut import model as files
     from onnx_headcut.fitting import Picture
+    from onnx_headcut.graph import model as files
     from onnx_headcut.validation.inputs import NamedFeed
 
     FeedsLike: TypeAlias = "Sequence[NamedFeed] | Feeds"

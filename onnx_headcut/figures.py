@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import helper
 
-from onnx_headcut.facts import Fact, attributes
-from onnx_headcut.model import all_tensors
-from onnx_headcut.ops import WEIGHTED
-from onnx_headcut.plain import plain, simple
+from onnx_headcut.graph.facts import Fact, attributes
+from onnx_headcut.graph.model import all_tensors
+from onnx_headcut.graph.ops import WEIGHTED
+from onnx_headcut.graph.plain import plain, simple
 from onnx_headcut.storage.lean import size
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.analysis import Analysis
     from onnx_headcut.classes import Classes
+    from onnx_headcut.graph.analysis import Analysis
+    from onnx_headcut.graph.scope import Scope
+    from onnx_headcut.heads.locate import Located
     from onnx_headcut.labels import Labels
-    from onnx_headcut.locate import Located
-    from onnx_headcut.plan import OutputClasses, Plan
-    from onnx_headcut.scope import Scope
+    from onnx_headcut.tracing.plan import OutputClasses, Plan
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.handover import runnable
-from onnx_headcut.planning import planned
+from onnx_headcut.tracing.planning import planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from onnx_headcut import model as files
     from onnx_headcut.classes import Classes, ClassMap
     from onnx_headcut.fitting import Fit, Picture
+    from onnx_headcut.graph import model as files
     from onnx_headcut.handover import Subject
-    from onnx_headcut.plan import Plan
+    from onnx_headcut.tracing.plan import Plan
     from onnx_headcut.understanding import Understood
     from onnx_headcut.validation.verdict import Verdict
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from onnx_headcut import model as files
-from onnx_headcut.edits import Begin, BeginBehind
-from onnx_headcut.inlining import reachable
+from onnx_headcut.editing.edits import Begin, BeginBehind
+from onnx_headcut.graph import model as files
+from onnx_headcut.heads.inlining import reachable
 from onnx_headcut.storage.external import outside, take_in, without_links
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.apply import Applied
     from onnx_headcut.classes import ClassMap
-    from onnx_headcut.inlining import Inlined
-    from onnx_headcut.plan import Plan
-    from onnx_headcut.planning import Ids
+    from onnx_headcut.editing.apply import Applied
+    from onnx_headcut.heads.inlining import Inlined
+    from onnx_headcut.tracing.plan import Plan
+    from onnx_headcut.tracing.planning import Ids
     from onnx_headcut.validation import Claims, NewColumn
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict

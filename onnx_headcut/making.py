@@ -6,12 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from onnx_headcut import __version__
-from onnx_headcut import edits as ed
-from onnx_headcut import model as files
-from onnx_headcut.apply import Applied, apply, renew_shapes
 from onnx_headcut.classes import cut_metadata
 from onnx_headcut.classes.record import FITTED, IDS
-from onnx_headcut.inlining import fold
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.editing.apply import Applied, apply, renew_shapes
+from onnx_headcut.graph import model as files
+from onnx_headcut.heads.inlining import fold
 from onnx_headcut.storage.atomic import write
 from onnx_headcut.storage.external import outside
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from onnx_headcut.classes import ClassMap
     from onnx_headcut.fitting import Fit
-    from onnx_headcut.inlining import Inlined
-    from onnx_headcut.plan import Plan
+    from onnx_headcut.heads.inlining import Inlined
     from onnx_headcut.storage.external import External
+    from onnx_headcut.tracing.plan import Plan
     from onnx_headcut.understanding import Understood
 
 

@@ -10,10 +10,10 @@
 """
 
 from onnx_headcut.extensions import Extensions, Plugin, Rule, load
-from onnx_headcut.facts import UNKNOWN, Fact, attributes
+from onnx_headcut.graph.facts import UNKNOWN, Fact, attributes
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Rows, Whole
 from onnx_headcut.rules.plugin_parts import class_numbers
-from onnx_headcut.view import Outcome, View
+from onnx_headcut.tracing.view import Outcome, View
 
 __all__ = [
     "NONE",

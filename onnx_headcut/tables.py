@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnx_headcut.classes import Classes
     from onnx_headcut.cutting import Cut, Inspection
     from onnx_headcut.figures import Figures
-    from onnx_headcut.plan import OutputClasses
+    from onnx_headcut.tracing.plan import OutputClasses
     from onnx_headcut.validation.verdict import Verdict, Where
 
 _UNBOUNDED = 1_000_000

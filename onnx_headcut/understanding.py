@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import onnx
 
 from onnx_headcut import extensions
-from onnx_headcut import model as files
-from onnx_headcut.analysis import Analysis, analyse
 from onnx_headcut.classes import Classes, Evidence, find_names, read_cut_metadata, resolve
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.inlining import exhausted, settled
+from onnx_headcut.graph import model as files
+from onnx_headcut.graph.analysis import Analysis, analyse
+from onnx_headcut.graph.sanity import foreseen
+from onnx_headcut.heads.inlining import exhausted, settled
+from onnx_headcut.heads.layout import Layout
+from onnx_headcut.heads.locate import Located, locate
 from onnx_headcut.labels import Selection
-from onnx_headcut.layout import Layout
-from onnx_headcut.locate import Located, locate
-from onnx_headcut.plan import dropped_column, make_plan
-from onnx_headcut.sanity import foreseen
+from onnx_headcut.tracing.plan import dropped_column, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx_headcut.classes import LabelsLike
     from onnx_headcut.classes.names import Names
     from onnx_headcut.extensions import PluginLike
-    from onnx_headcut.inlining import Inlined
+    from onnx_headcut.heads.inlining import Inlined
 
 ModelLike = onnx.ModelProto | str | os.PathLike[str]
 
@@ -142,7 +142,7 @@ def _understood(analysis: Analysis, options: Options, names: Names | None) -> Un
                 "heads: inspect and cut its original"
             )
         # only where a graph is refused
-        from onnx_headcut.mistyped import real_cause  # noqa: PLC0415
+        from onnx_headcut.graph.mistyped import real_cause  # noqa: PLC0415
 
         raise real_cause(error, analysis) from None
     found = dropped_column(analysis, located.count)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_headcut import model as files
+from onnx_headcut.graph import model as files
 from onnx_headcut.storage import external
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_headcut.arranging import _OPS, arranged
+from onnx_headcut.graph.arranging import _OPS, arranged
 
 FLOAT, INT = np.float32, np.int64
 SHAPES = st.lists(st.integers(1, 4), max_size=4)

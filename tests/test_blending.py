@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import onnx_headcut as hc
 from benchmarks.growing import grown, mean_ap, of, renormalised
-from onnx_headcut.blending import _Head
+from onnx_headcut.tracing.blending import _Head
 from onnx_headcut.validation import mixture
 from onnx_headcut.validation.runtime import open_session
 

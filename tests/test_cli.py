@@ -17,8 +17,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import onnx_headcut
-from onnx_headcut.plan import OutputClasses
 from onnx_headcut.tables import _dependence
+from onnx_headcut.tracing.plan import OutputClasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,7 +28,7 @@ from patterns import (
 )
 
 import onnx_headcut as hc
-from onnx_headcut.edits import Replace
+from onnx_headcut.editing.edits import Replace
 from onnx_headcut.errors import GraphRefused
 from onnx_headcut.labels import Option
 from onnx_headcut.rules import beside, companions, counts

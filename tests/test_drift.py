@@ -19,7 +19,7 @@ from onnx_headcut.drift import decode, mapped, measure, precision
 from onnx_headcut.drift.boxes import Detections, from_centres, overlaps, suppressed
 from onnx_headcut.drift.matching import pair
 from onnx_headcut.errors import InputError
-from onnx_headcut.plan import OutputClasses
+from onnx_headcut.tracing.plan import OutputClasses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from test_generated import outputs_of
 
 import onnx_headcut as hc
-from onnx_headcut.edits import (
+from onnx_headcut.editing.edits import (
     Blend,
     CopyInput,
     Fill,
@@ -25,7 +25,7 @@ from onnx_headcut.edits import (
     Select,
     same,
 )
-from onnx_headcut.facts import Fact
+from onnx_headcut.graph.facts import Fact
 
 PICTURE = {"picture": np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype(np.float32)}
 

@@ -12,7 +12,7 @@ from patterns import PATTERNS, Pattern, pictures, run
 from test_patterns import cut_of, same
 
 import onnx_headcut as hc
-from onnx_headcut import inlining
+from onnx_headcut.heads import inlining
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from hostile import KEEP, refused, tensor
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_headcut as hc
-from onnx_headcut.facts import Fact
-from onnx_headcut.interpreter import Interpreter
+from onnx_headcut.graph.facts import Fact
+from onnx_headcut.graph.interpreter import Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

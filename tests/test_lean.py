@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from stored import KEEP
 
 import onnx_headcut as hc
-from onnx_headcut import model as files
+from onnx_headcut.graph import model as files
 from onnx_headcut.storage import atomic, lean, wire
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_headcut as hc
-from onnx_headcut.analysis import analyse
-from onnx_headcut.apply import apply
+from onnx_headcut.editing.apply import apply
+from onnx_headcut.graph.analysis import analyse
+from onnx_headcut.graph.model import load
+from onnx_headcut.heads.locate import Located
 from onnx_headcut.labels import Labels, Selection
-from onnx_headcut.locate import Located
-from onnx_headcut.model import load
-from onnx_headcut.plan import make_plan
+from onnx_headcut.tracing.plan import make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.plain import FORMS, plain
+from onnx_headcut.graph.plain import FORMS, plain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from variants import COLUMNS, KEEP, ORDER, optimised, picture, run, shapes
 
 import onnx_headcut as hc
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import Fact
-from onnx_headcut.interpreter import Interpreter
+from onnx_headcut.graph.facts import Fact
+from onnx_headcut.graph.interpreter import Interpreter
 from onnx_headcut.validation.runtime import fusing_crashes, open_session
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from onnx import helper, numpy_helper
 from patterns import PATTERNS, REFUSED, Array, Head, Pattern, run
 
 import onnx_headcut as hc
-from onnx_headcut import steady
-from onnx_headcut.edits import CopyInput, Redeclare, Replace, alike, same
+from onnx_headcut.editing.edits import CopyInput, Redeclare, Replace, alike, same
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import Fact
+from onnx_headcut.graph.facts import Fact
+from onnx_headcut.tracing import steady
 from onnx_headcut.validation.inputs import NamedFeed
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from exported import OTHERWISE, PAIRS, ROOT, Pair
 from patterns import PATTERNS
 from plugin_patterns import PLUGINS
 
-from onnx_headcut import plain
-from onnx_headcut.ops import CONTROL
+from onnx_headcut.graph import plain
+from onnx_headcut.graph.ops import CONTROL
 from onnx_headcut.rules import (
     detections,
     elementwise,

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from onnx import checker, defs, helper, shape_inference
 
-from onnx_headcut import model as files
 from onnx_headcut.check.subject import Finding, NotTested, title
 from onnx_headcut.check.table import tests
 from onnx_headcut.errors import InputError
-from onnx_headcut.facts import of_type
-from onnx_headcut.walking import all_nodes
+from onnx_headcut.graph import model as files
+from onnx_headcut.graph.facts import of_type
+from onnx_headcut.graph.walking import all_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

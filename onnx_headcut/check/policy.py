@@ -64,7 +64,7 @@ def parse(data: dict[str, Any], folder: Path, name: str) -> Policy:
     model = _values(data.get("model", {}), _MODEL, f"{name}, [model]")
     chosen = [c for rule in RULES.values() if (c := _choose(rule, data.get(rule.id), name))]
     if model["layout"] is not None:
-        from onnx_headcut.layout import Layout  # noqa: PLC0415  (numpy)
+        from onnx_headcut.heads.layout import Layout  # noqa: PLC0415  (numpy)
 
         try:
             Layout.parse(model["layout"])

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnx_headcut import model as files
 from onnx_headcut.classes import Names, find_names, read_cut_metadata
 from onnx_headcut.errors import HeadcutError, InputError, UsageError
-from onnx_headcut.facts import attributes
+from onnx_headcut.graph import model as files
+from onnx_headcut.graph.facts import attributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -45,7 +45,7 @@ def bench(  # noqa: PLR0913, PLR0917  (options)
         step("reading")
         from onnx_headcut.bench import measure  # noqa: PLC0415  (not for --help)
         from onnx_headcut.feeding import Feeds  # noqa: PLC0415
-        from onnx_headcut.model import load  # noqa: PLC0415
+        from onnx_headcut.graph.model import load  # noqa: PLC0415
         from onnx_headcut.validation.synthetic import synthetic  # noqa: PLC0415
 
         proto, _ = load(original).proto, load(cut)

@@ -17,7 +17,7 @@ from onnx_headcut.drift.boxes import Detections, Floats, from_centres, suppresse
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from onnx_headcut.plan import OutputClasses
+    from onnx_headcut.tracing.plan import OutputClasses
 
 _ANCHORS = "boxes need the anchors, which the outputs do not hold"
 _MANY = 200  # rows that are one for each cell rather than one for each object

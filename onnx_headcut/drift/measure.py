@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from onnx_headcut.classes import Classes
     from onnx_headcut.drift.mapped import Column
-    from onnx_headcut.plan import Plan
+    from onnx_headcut.tracing.plan import Plan
     from onnx_headcut.validation.image_inputs import ImageInput
     from onnx_headcut.validation.inputs import NamedFeed
     from onnx_headcut.validation.verdict import Verdict

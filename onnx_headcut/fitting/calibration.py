@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.apply import stored_tensor
-from onnx_headcut.blending import biases_behind
 from onnx_headcut.classes import Row, Start
+from onnx_headcut.editing.apply import stored_tensor
 from onnx_headcut.errors import GraphRefused, UsageError
 from onnx_headcut.fitting.background import Fit, fit_background
 from onnx_headcut.fitting.heads import WAY_OUT, heads_of
-from onnx_headcut.model import to_array
+from onnx_headcut.graph.model import to_array
+from onnx_headcut.tracing.blending import biases_behind
 from onnx_headcut.validation.fitted import Side, background_error
 from onnx_headcut.validation.verdict import Verdict
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.analysis import Analysis
     from onnx_headcut.classes import ClassMap, GivenRows
     from onnx_headcut.fitting.background import Floats
     from onnx_headcut.fitting.pictures import Picture
+    from onnx_headcut.graph.analysis import Analysis
+    from onnx_headcut.heads.locate import Located
     from onnx_headcut.labels import Activation
-    from onnx_headcut.locate import Located
-    from onnx_headcut.plan import Plan
+    from onnx_headcut.tracing.plan import Plan
 
 
 def with_background_given(wanted: ClassMap, activation: Activation) -> ClassMap:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_headcut.apply import stored_tensor
 from onnx_headcut.classes import Given
+from onnx_headcut.editing.apply import stored_tensor
 from onnx_headcut.errors import GraphRefused
-from onnx_headcut.facts import attributes
-from onnx_headcut.model import to_array
+from onnx_headcut.graph.facts import attributes
+from onnx_headcut.graph.model import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ class Wanted:
 
     def write(self, results: Sequence[Result], suite: str) -> None:
         """Write the reports; annotations go to stderr, so that ``--json`` has stdout alone."""
-        from onnx_headcut.model import write_atomically  # noqa: PLC0415  (not for --help)
+        from onnx_headcut.graph.model import write_atomically  # noqa: PLC0415  (not for --help)
         from onnx_headcut.report import formats  # noqa: PLC0415
 
         if self.junit:

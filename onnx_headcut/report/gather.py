@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from onnx_headcut.classes import ClassMap, read_cut_metadata
 from onnx_headcut.errors import HeadcutError
 from onnx_headcut.figures import figures, inspection
-from onnx_headcut.model import load, metadata_of
-from onnx_headcut.plan import make_plan
+from onnx_headcut.graph.model import load, metadata_of
 from onnx_headcut.report.page import File, Material
+from onnx_headcut.tracing.plan import make_plan
 from onnx_headcut.understanding import Options, understand
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from onnx_headcut.figures import Head
-    from onnx_headcut.plan import OutputClasses, Plan
+    from onnx_headcut.tracing.plan import OutputClasses, Plan
 
 _MOST = 10
 _WIDTH, _ROW, _TALL = 760, 46, 36

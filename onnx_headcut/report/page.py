@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx_headcut.classes import Classes
     from onnx_headcut.drift.measure import DriftReport
     from onnx_headcut.figures import Figures, Head
-    from onnx_headcut.plan import Plan
+    from onnx_headcut.tracing.plan import Plan
     from onnx_headcut.validation.verdict import Verdict, Where
 
 _SIGNS = {"passed": "✓ Passed", "failed": "✗ Failed", "inconclusive": "? Inconclusive"}

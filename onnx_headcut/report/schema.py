@@ -129,7 +129,7 @@ _SEVERITY = {"enum": ["error", "warning", "note"]}
 def _inspection() -> dict[str, Any]:
     from onnx_headcut.classes import Classes  # noqa: PLC0415  (onnx)
     from onnx_headcut.figures import Figures, Head  # noqa: PLC0415
-    from onnx_headcut.plan import OutputClasses  # noqa: PLC0415
+    from onnx_headcut.tracing.plan import OutputClasses  # noqa: PLC0415
 
     share = {"parameters": _NUMBER, "macs": _NUMBER}
     return _object({
@@ -144,7 +144,7 @@ def _inspection() -> dict[str, Any]:
 def _cut() -> dict[str, Any]:
     from onnx_headcut.classes import Classes  # noqa: PLC0415  (onnx)
     from onnx_headcut.figures import Figures  # noqa: PLC0415
-    from onnx_headcut.plan import Step  # noqa: PLC0415
+    from onnx_headcut.tracing.plan import Step  # noqa: PLC0415
 
     classes, figures = of_dataclass(Classes), of_dataclass(Figures)
     return _object({

@@ -79,7 +79,7 @@ class Reports:
         if self.page is None and self.images is None:
             return None
         from onnx_headcut.drift.measure import pictures_in  # noqa: PLC0415
-        from onnx_headcut.model import write_atomically  # noqa: PLC0415
+        from onnx_headcut.graph.model import write_atomically  # noqa: PLC0415
         from onnx_headcut.report.gather import Wish, gather  # noqa: PLC0415
         from onnx_headcut.report.page import page  # noqa: PLC0415
         from onnx_headcut.understanding import Options  # noqa: PLC0415

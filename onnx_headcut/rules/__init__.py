@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnx_headcut.errors import CallReached
+from onnx_headcut.graph.ops import CONTROL
+from onnx_headcut.graph.plain import FORMS
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
-from onnx_headcut.ops import CONTROL
-from onnx_headcut.plain import FORMS
 from onnx_headcut.rules import (
     branches,
     control,
@@ -42,12 +42,12 @@ from onnx_headcut.rules import (
     values,
 )
 from onnx_headcut.rules import heads as head_rules
-from onnx_headcut.view import GENERIC_ADVICE, Outcome
+from onnx_headcut.tracing.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 

@@ -14,10 +14,10 @@ import numpy as np
 from onnx_headcut.labels import NONE
 
 if TYPE_CHECKING:
-    from onnx_headcut import edits as ed
-    from onnx_headcut.facts import Array
+    from onnx_headcut.editing import edits as ed
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 ADVICE = (
     "read class numbers by the index that TopK, ArgMax or NonMaxSuppression gives, or leave them out "

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.facts import Fact, attributes
-from onnx_headcut.iterations import scanned
+from onnx_headcut.graph.facts import Fact, attributes
+from onnx_headcut.graph.iterations import scanned
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Mark, Option, PerIteration, Rows
 from onnx_headcut.rules.elementwise import shorten
 from onnx_headcut.rules.iterated import all_classes, classes_of, decide_condition
@@ -19,8 +20,7 @@ from onnx_headcut.rules.joining import NO_SLOT, filled
 from onnx_headcut.rules.movement import PicksByIteration
 from onnx_headcut.rules.options import same_edits
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import View
+from onnx_headcut.tracing.view import View
 
 if TYPE_CHECKING:
     import onnx

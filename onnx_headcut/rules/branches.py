@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole
 from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
 from onnx_headcut.rules.filled import fill_value, filling, is_uniform, sees_no_picture
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.scope import Scope
     from onnx_headcut.labels import Ints, Mark
     from onnx_headcut.rules.filled import Filled, Filling, Origin
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 FILL = f"let each branch fill in its label (ConstantOfShape, Expand), and {BEFORE_QUANTIZING}"

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.ops import UNARY
+from onnx_headcut.graph.scope import is_fixed, is_stored
 from onnx_headcut.labels import (
     NONE,
     Columns,
@@ -26,20 +28,18 @@ from onnx_headcut.labels import (
     PerIteration,
     Rows,
 )
-from onnx_headcut.ops import UNARY
 from onnx_headcut.rules.bodies import shifted, traced
 from onnx_headcut.rules.deciding import commit, possible
 from onnx_headcut.rules.iterated import lookup_of, table_choices
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.scope import is_fixed, is_stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.facts import Array, Fact
+    from onnx_headcut.graph.facts import Array, Fact
     from onnx_headcut.labels import Ints
     from onnx_headcut.rules.bodies import Body, Read, State
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 JOINING = frozenset(
     {"Identity", "Cast", "Concat", "Max", "And", "Or", "Where", "Unsqueeze", "ScatterND",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, Rows
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import decide, is_free
@@ -14,15 +15,14 @@ from onnx_headcut.rules.indexing import ids_along
 from onnx_headcut.rules.joining import NO_SLOT, filled, picked, written
 from onnx_headcut.rules.moved import plainly
 from onnx_headcut.rules.options import period_of
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 KEEPING = frozenset({"Gather", "Slice", "Cast", "Identity", "Shape", "Size", *movement.RULES})

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.facts import attributes
+from onnx_headcut.graph.facts import attributes
+from onnx_headcut.graph.ops import BROADCASTING, UNARY
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Labels
-from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules.beside import says_classes
 from onnx_headcut.rules.movement import RULES as MOVING
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import View
+from onnx_headcut.tracing.view import View
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.scope import Scope
     from onnx_headcut.labels import Ints
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.trace import Trace
+    from onnx_headcut.tracing.trace import Trace
 
 LIMIT = 1 << 23
 """Elements up to which it is looked where an output's elements come from."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.facts import merged
+from onnx_headcut.graph.facts import merged
+from onnx_headcut.graph.model import captures
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
-from onnx_headcut.model import captures
 from onnx_headcut.rules.bodies import padded, same
 from onnx_headcut.rules.iterated import lookup_of
 from onnx_headcut.rules.loops import control_by, iterate
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.graph.scope import Scope
+    from onnx_headcut.tracing.view import View
 
 
 def control(view: View) -> Outcome:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import TensorProto
 
+from onnx_headcut.graph.model import captures
+from onnx_headcut.graph.ops import BROADCASTING, CONTROL, UNARY
 from onnx_headcut.labels import Columns, Labels, Lookup, PerIteration, Rows, Whole
-from onnx_headcut.model import captures
-from onnx_headcut.ops import BROADCASTING, CONTROL, UNARY
 from onnx_headcut.rules import movement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from onnx_headcut.facts import Fact
+    from onnx_headcut.graph.facts import Fact
+    from onnx_headcut.graph.scope import Scope
     from onnx_headcut.labels import Mark
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 INTEGERS = frozenset({TensorProto.INT32, TensorProto.INT64})
 

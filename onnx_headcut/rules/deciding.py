@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
 from onnx_headcut.labels import NONE, Columns, Lookup, Mark, Option, Rows, Whole
 
 if TYPE_CHECKING:
     from onnx_headcut.labels import IteratedOption, Selection
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 BEFORE_QUANTIZING = (
     "cut the model before it is quantized, or leave what lies behind the scores out of quantization "

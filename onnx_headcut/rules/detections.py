@@ -12,13 +12,13 @@ from onnx_headcut.rules import neutral
 from onnx_headcut.rules.columns import scatter_rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.values import positions
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut import edits as ed
-    from onnx_headcut.view import View
+    from onnx_headcut.editing import edits as ed
+    from onnx_headcut.tracing.view import View
 
 
 def top_k(view: View) -> Outcome:

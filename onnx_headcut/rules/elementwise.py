@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.graph.ops import BROADCASTING, UNARY
 from onnx_headcut.labels import NONE, Labels, Rows, Whole
-from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules import beside
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut import edits as ed
+    from onnx_headcut.editing import edits as ed
     from onnx_headcut.labels import Ints, Mark
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def unary(view: View) -> Outcome:

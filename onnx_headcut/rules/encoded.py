@@ -14,14 +14,14 @@ from onnx import TensorProto, numpy_helper
 from onnx_headcut.labels import NONE, Lookup, Option
 from onnx_headcut.rules.deciding import offset_of
 from onnx_headcut.rules.indexing import as_numbers
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut import edits as ed
-    from onnx_headcut.facts import Array
-    from onnx_headcut.view import View
+    from onnx_headcut.editing import edits as ed
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.tracing.view import View
 
 DOMAIN = "ai.onnx.ml"
 

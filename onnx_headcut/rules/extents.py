@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Labels
-from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
-    from onnx_headcut import edits as ed
+    from onnx_headcut.editing import edits as ed
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 PASSING = frozenset({"Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"})
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from onnx_headcut.facts import attributes
-from onnx_headcut.model import has_bodies
-from onnx_headcut.ops import BROADCASTING, UNARY
+from onnx_headcut.graph.facts import attributes
+from onnx_headcut.graph.model import has_bodies
+from onnx_headcut.graph.ops import BROADCASTING, UNARY
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.rules import rounding
-from onnx_headcut.scope import is_fixed
 from onnx_headcut.storage.tensors import to_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnx_headcut import edits as ed
-    from onnx_headcut.facts import Array
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.editing import edits as ed
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.scope import Scope
+    from onnx_headcut.tracing.view import View
 
     Origin = tuple[ed.Place, int | str]
     """The place of a constant: a node's input, or its attribute."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.plain import plain
-from onnx_headcut.view import Outcome
+from onnx_headcut.graph.plain import plain
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_headcut import edits as ed
+    from onnx_headcut.editing import edits as ed
     from onnx_headcut.labels import Labels
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 HEAD_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Columns, Labels, Lookup, Option, Rows, Whole, copies
-from onnx_headcut.operands import select
 from onnx_headcut.rules import beside, movement
 from onnx_headcut.rules.deciding import (
     commit,
@@ -22,16 +22,16 @@ from onnx_headcut.rules.deciding import (
 )
 from onnx_headcut.rules.joining import picked
 from onnx_headcut.rules.options import counted, merge_options, period_of
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.operands import select
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.scope import Scope
     from onnx_headcut.labels import Ints
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def _notice_iteration(view: View) -> None:

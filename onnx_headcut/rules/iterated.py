@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut import edits as ed
-from onnx_headcut.facts import Fact
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.facts import Fact
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import (
     IteratedOption,
     Labels,
@@ -30,15 +31,14 @@ from onnx_headcut.labels import (
 from onnx_headcut.rules import movement
 from onnx_headcut.rules.deciding import commit, offset_of, possible
 from onnx_headcut.rules.options import bounded, counted, same_edits
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def iterated(view: View) -> Outcome:

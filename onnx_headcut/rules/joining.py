@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Columns, Lookup, Mark, Option, Rows
 from onnx_headcut.rules.deciding import decide
 from onnx_headcut.rules.options import bounded, counted
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 NO_SLOT = 1 << 16
 """Number of an input that no node has: a filler that cannot be changed where it stands."""

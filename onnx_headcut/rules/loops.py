@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from onnx_headcut.facts import Fact
+from onnx_headcut.graph.facts import Fact
 from onnx_headcut.labels import Columns, Labels, Lookup, Mark, PerIteration, Rows, Whole
 from onnx_headcut.rules import counts
 from onnx_headcut.rules.bodies import Body, Picked, Read, shifted, traced
@@ -13,7 +13,7 @@ from onnx_headcut.rules.class_loops import classes_read, over_classes
 from onnx_headcut.rules.iterated import freed
 
 if TYPE_CHECKING:
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def iterate(view: View) -> list[Mark | None]:

@@ -13,15 +13,15 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from onnx_headcut.graph.ops import BROADCASTING, UNARY
 from onnx_headcut.labels import Columns, Rows, Whole
-from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules import indexing, movement, rounding, stacked
 from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
-from onnx_headcut.view import GENERIC_ADVICE, Outcome
+from onnx_headcut.tracing.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from onnx_headcut.labels import Mark
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 COMPARING = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"})
 

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_headcut import edits as ed
-from onnx_headcut import limits
-from onnx_headcut.arranging import numbers
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph import limits
+from onnx_headcut.graph.arranging import numbers
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, Labels, Rows, Whole, copies, told_apart
 from onnx_headcut.rules.elementwise import shorten
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import GENERIC_ADVICE, Outcome
+from onnx_headcut.tracing.view import GENERIC_ADVICE, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints, Mark
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 class PicksByIteration(Exception):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_headcut.graph.ops import ACTIVATIONS, BROADCASTING, MOVING, UNARY
 from onnx_headcut.labels import Labels, Whole
-from onnx_headcut.ops import ACTIVATIONS, BROADCASTING, MOVING, UNARY
 from onnx_headcut.rules.scores import shares_among
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut.facts import Array
-    from onnx_headcut.scope import Scope
-    from onnx_headcut.view import View
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.scope import Scope
+    from onnx_headcut.tracing.view import View
 
 NEVER = -1e4
 """A score that no usual one is lower than."""

@@ -12,12 +12,12 @@ import numpy as np
 
 from onnx_headcut.labels import NONE, Labels, Lookup, copies
 from onnx_headcut.rules.deciding import commit, possible
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def one_hot(view: View) -> Outcome:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import NONE, IteratedOption, Lookup, Option
-from onnx_headcut.scope import is_fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 MOST_OPTIONS = 16
 """What real graphs keep open is at most a handful."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_headcut.facts import Fact, attributes
+from onnx_headcut.graph.facts import Fact, attributes
 from onnx_headcut.labels import NONE, Labels, Lookup, Option, Rows
 from onnx_headcut.rules.joining import NO_SLOT, filled
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from onnx_headcut import edits as ed
+    from onnx_headcut.editing import edits as ed
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def class_numbers(

@@ -23,7 +23,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnx_headcut.extensions import Rule
-from onnx_headcut.facts import UNKNOWN, Fact, attributes
+from onnx_headcut.graph.facts import UNKNOWN, Fact, attributes
 from onnx_headcut.labels import Columns, Labels, Mark, Rows
 from onnx_headcut.rules.detections import non_max_suppression
 from onnx_headcut.rules.options import period_of
@@ -40,15 +40,15 @@ from onnx_headcut.rules.plugin_parts import (
     separate,
     shared,
 )
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import onnx
 
-    from onnx_headcut import edits as ed
-    from onnx_headcut.view import View
+    from onnx_headcut.editing import edits as ed
+    from onnx_headcut.tracing.view import View
 
 _OF_TENSORRT = {"NMS_TRT", "NMSDynamic_TRT"}
 INT, FLOAT = TensorProto.INT32, TensorProto.FLOAT

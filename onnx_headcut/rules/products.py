@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_headcut.graph.scope import is_fixed
 from onnx_headcut.labels import Labels
 from onnx_headcut.rules.elementwise import merge, same_for_all, shorten
-from onnx_headcut.scope import is_fixed
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from onnx_headcut.labels import Ints
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 BATCH = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """Letters of the axes that MatMul repeats itself over."""

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from onnx_headcut import edits as ed
+from onnx_headcut.editing import edits as ed
 from onnx_headcut.errors import GraphRefused
+from onnx_headcut.graph.plain import plain
 from onnx_headcut.labels import Columns, Labels, Lookup, Rows
-from onnx_headcut.plain import plain
 from onnx_headcut.rules import heads, rounding
 from onnx_headcut.rules.deciding import BEFORE_QUANTIZING
-from onnx_headcut.view import GENERIC_ADVICE, Outcome, View
+from onnx_headcut.tracing.view import GENERIC_ADVICE, Outcome, View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.graph.plain import Plain
     from onnx_headcut.labels import Ints
-    from onnx_headcut.plain import Plain
 
 
 class PlainView(View):

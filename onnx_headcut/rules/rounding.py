@@ -15,11 +15,11 @@ import numpy as np
 
 from onnx_headcut.labels import NONE, Columns, Lookup
 from onnx_headcut.rules.deciding import BEFORE_QUANTIZING, offset_of
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
-    from onnx_headcut.facts import Array
-    from onnx_headcut.view import View
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.tracing.view import View
 
 OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 

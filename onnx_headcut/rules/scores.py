@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_headcut.facts import attributes
+from onnx_headcut.graph.facts import attributes
 from onnx_headcut.labels import Rows
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx
 
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 
 def softmax(view: View) -> Outcome:

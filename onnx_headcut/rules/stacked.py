@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from onnx_headcut.labels import Mark
-    from onnx_headcut.view import View
+    from onnx_headcut.tracing.view import View
 
 PLACING = {"TopK": 1, "ArgMax": 0, "ArgMin": 0, "NonZero": 0, "NonMaxSuppression": 0, "Unique": 1}
 """Ops that give places of their input, from which output on."""

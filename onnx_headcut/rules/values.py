@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
+from onnx_headcut.graph.ops import BROADCASTING, UNARY
 from onnx_headcut.labels import Columns, Labels, Lookup, Option, Rows
-from onnx_headcut.ops import BROADCASTING, UNARY
 from onnx_headcut.rules.deciding import commit, decide, is_free, possible
 from onnx_headcut.rules.joining import concat, filled, picked, scatter, where
 from onnx_headcut.rules.options import bounded, constant_choices, merge_options, prune
 from onnx_headcut.rules.stacked import joined
-from onnx_headcut.view import Outcome
+from onnx_headcut.tracing.view import Outcome
 
 if TYPE_CHECKING:
-    from onnx_headcut.facts import Array
-    from onnx_headcut.view import View
+    from onnx_headcut.graph.facts import Array
+    from onnx_headcut.tracing.view import View
 
 MOST_PAIRS = 1 << 24
 """Comparisons of one number with another that are looked at."""

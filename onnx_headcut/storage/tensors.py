@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from onnx_headcut.facts import Array
+    from onnx_headcut.graph.facts import Array
 
 RANK = 64
 """Axes that a tensor may have: as many as numpy takes."""

@@ -1,0 +1,1 @@
+"""The edits that a plan consists of, and making them in the protobuf."""
