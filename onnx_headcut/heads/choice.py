@@ -82,7 +82,8 @@ def _checked(seen: Seen, kind: str, chosen: list[Group], *, named: bool) -> list
         beside.refuse_unexplained()
     if kind == "softmax":
         return chosen
-    if beside.is_alone and not named and not seen.heads:  # nothing shows that they are no boxes
+    classifies = seen.heads and all(map(seen.is_of_pictures, chosen))
+    if beside.is_alone and not named and not classifies:  # nothing shows that they are no boxes
         seen.refuse(chosen)
     if named:
         return [_without_objectness(seen, g, beside.rest) for g in chosen]

@@ -106,6 +106,10 @@ class Seen:
             and leaf.shape[leaf.axis] in {4 * count, 4 * (count - 1)} - {4}
         )  # fmt: skip
 
+    def is_of_pictures(self, group: Group) -> bool:
+        """Whether its layers give one row of columns for a whole picture, as classifiers do."""
+        return all(math.prod(self.flow.leaves[k].grid[1:]) == 1 for k in group.leaves)
+
     def is_inner(self, group: Group) -> bool:
         """Whether a further layer reads it and nobody else, as it does the values of attention."""
         return group.value in self.flow.deep and group.value not in self.flow.scope.index.outputs
