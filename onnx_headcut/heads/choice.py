@@ -82,7 +82,7 @@ def _checked(seen: Seen, kind: str, chosen: list[Group], *, named: bool) -> list
         beside.refuse_unexplained()
     if kind == "softmax":
         return chosen
-    classifies = seen.heads and all(map(seen.is_of_pictures, chosen))
+    classifies = seen.heads and seen.is_of_pictures
     if beside.is_alone and not named and not classifies:  # nothing shows that they are no boxes
         seen.refuse(chosen)
     if named:

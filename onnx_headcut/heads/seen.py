@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
 from onnx_headcut.errors import GraphRefused, NoHead, UsageError
@@ -90,8 +91,8 @@ class Seen:
 
     @property
     def is_of_pictures(self) -> bool:
-        """Whether each head gives one row for the whole picture, as that of a classifier does."""
-        return all(leaf.places == 1 for leaf in self.flow.leaves)
+        """Whether each head gives one row for a whole picture, as that of a classifier does."""
+        return all(prod(leaf.grid[1:]) == 1 for leaf in self.flow.leaves)
 
     def own_boxes(self, heads: Mapping[int, object], count: int) -> tuple[int, ...]:
         """Layers over the rows of ``heads`` of four columns a class, with a background or without."""
@@ -105,10 +106,6 @@ class Seen:
             and "Conv" not in nodes[leaf.node].op_type
             and leaf.shape[leaf.axis] in {4 * count, 4 * (count - 1)} - {4}
         )  # fmt: skip
-
-    def is_of_pictures(self, group: Group) -> bool:
-        """Whether its layers give one row of columns for a whole picture, as classifiers do."""
-        return all(math.prod(self.flow.leaves[k].grid[1:]) == 1 for k in group.leaves)
 
     def is_inner(self, group: Group) -> bool:
         """Whether a further layer reads it and nobody else, as it does the values of attention."""
