@@ -78,7 +78,10 @@ class Analysis:
         open. What is reckoned from an example may be so in that example alone: what a cut is based on
         has to be so here, too.
         """
-        return self._elsewhere([(1, _smaller), (1, _larger), (1, int), (0, _smaller), (0, _larger)])
+        ways: list[Way] = [(1, _smaller), (1, _larger), (1, int), (0, _smaller), (0, _larger)]
+        if _is_tight(self.main):
+            ways = [way for way in ways if way[1] is not _smaller]
+        return self._elsewhere(ways)
 
     @cached_property
     def larger(self) -> Analysis | None:
@@ -179,6 +182,19 @@ def _otherwise(
         if open_extents <= unknown and _fits(scope):
             break
     return scope, bound
+
+
+def _is_tight(scope: Scope) -> bool:
+    """Whether a layer without padding would not fit into half of what it reads (SSD's last ones)."""
+    for node in scope.graph.node:
+        if node.op_type != "Conv":
+            continue
+        given = attributes(node)
+        size, kernel = (scope.old(name).static or () for name in node.input[:2])
+        padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+        if not padded and any(n // 2 < k for n, k in zip(size[2:], kernel[2:], strict=False) if k > 1):
+            return True
+    return False
 
 
 def _fits(scope: Scope) -> bool:
